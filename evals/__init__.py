@@ -1,0 +1,1 @@
+"""Evaluation suites, scorers, rows, statistics, policies and the gate. Imports only the engine."""

@@ -1,0 +1,1 @@
+"""The gRPC job service, its worker, its client and its command line."""

@@ -1,0 +1,1 @@
+"""Terminal UI over the gRPC client; imports nothing of the server."""
