@@ -1,0 +1,60 @@
+# The two commands of the README are `make demo` and `make test`; each sets up what it needs.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROTOS := spec jobs datasets models gates
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check lint types contracts unit proto tui bench walkthrough clean
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf]'
+	touch $(VENV)/.run $@
+
+demo: $(VENV)/.run  ## base model -> IFT -> five suites -> gate -> alias, over the real service
+	$(BIN)/posttrain demo --home .demo
+
+test: check
+
+check: lint types contracts unit  ## what CI runs
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow an editable install's finder: give it the packages under their import name.
+types: $(VENV)/.dev
+	rm -rf .ns && mkdir -p .ns/posttrain
+	for package in engine evals registry service tui; do ln -s ../../$$package .ns/posttrain/$$package; done
+	MYPYPATH=.ns $(BIN)/mypy .ns/posttrain
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+proto: $(VENV)/.dev  ## writes the generated protocol code; a test fails when it is stale
+	mkdir -p build/proto
+	$(BIN)/python -m grpc_tools.protoc -Iposttrain/service/proto=service/proto \
+		--python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto \
+		$(PROTOS:%=posttrain/service/proto/%.proto)
+	cp build/proto/posttrain/service/proto/*_pb2*.py* service/proto/
+
+tui: $(VENV)/.run  ## the terminal UI on the demo's data folder (starts a server if none runs)
+	$(BIN)/posttrain tui --home .demo --serve
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/sft_vs_trl.py
+
+walkthrough: $(VENV)/.dev  ## the same way on SmolLM2-135M-Instruct (docs/walkthrough-smollm2.md)
+	bash examples/smollm2/run.sh
+
+clean:
+	rm -rf build .ns .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,275 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class JobSpec(_message.Message):
+    __slots__ = ("ift", "sft", "evaluate")
+    IFT_FIELD_NUMBER: _ClassVar[int]
+    SFT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    ift: IftSpec
+    sft: SftSpec
+    evaluate: EvaluateSpec
+    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ...) -> None: ...
+
+class DataSource(_message.Message):
+    __slots__ = ("dataset", "weight")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    weight: float
+    def __init__(self, dataset: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class BuiltinTemplate(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class OwnTemplate(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TrainTemplate(_message.Message):
+    __slots__ = ("builtin", "own")
+    BUILTIN_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    builtin: BuiltinTemplate
+    own: OwnTemplate
+    def __init__(self, builtin: _Optional[_Union[BuiltinTemplate, _Mapping]] = ..., own: _Optional[_Union[OwnTemplate, _Mapping]] = ...) -> None: ...
+
+class BatchOptions(_message.Message):
+    __slots__ = ("num_rows", "micro_tokens", "max_tokens", "overlong")
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MICRO_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OVERLONG_FIELD_NUMBER: _ClassVar[int]
+    num_rows: int
+    micro_tokens: int
+    max_tokens: int
+    overlong: str
+    def __init__(self, num_rows: _Optional[int] = ..., micro_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., overlong: _Optional[str] = ...) -> None: ...
+
+class FullAdapter(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LoraAdapter(_message.Message):
+    __slots__ = ("rank", "alpha", "dropout", "rank_stabilized", "weight_decomposed", "targets")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
+    RANK_STABILIZED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECOMPOSED_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    alpha: float
+    dropout: float
+    rank_stabilized: bool
+    weight_decomposed: bool
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[float] = ..., dropout: _Optional[float] = ..., rank_stabilized: _Optional[bool] = ..., weight_decomposed: _Optional[bool] = ..., targets: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Adapter(_message.Message):
+    __slots__ = ("full", "lora")
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    LORA_FIELD_NUMBER: _ClassVar[int]
+    full: FullAdapter
+    lora: LoraAdapter
+    def __init__(self, full: _Optional[_Union[FullAdapter, _Mapping]] = ..., lora: _Optional[_Union[LoraAdapter, _Mapping]] = ...) -> None: ...
+
+class EpochsDuration(_message.Message):
+    __slots__ = ("num_epochs",)
+    NUM_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    num_epochs: float
+    def __init__(self, num_epochs: _Optional[float] = ...) -> None: ...
+
+class StepsDuration(_message.Message):
+    __slots__ = ("max_steps",)
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    max_steps: int
+    def __init__(self, max_steps: _Optional[int] = ...) -> None: ...
+
+class Duration(_message.Message):
+    __slots__ = ("epochs", "steps")
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    epochs: EpochsDuration
+    steps: StepsDuration
+    def __init__(self, epochs: _Optional[_Union[EpochsDuration, _Mapping]] = ..., steps: _Optional[_Union[StepsDuration, _Mapping]] = ...) -> None: ...
+
+class OptimizerOptions(_message.Message):
+    __slots__ = ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm", "schedule", "warmup_ratio", "final_ratio")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    BETA1_FIELD_NUMBER: _ClassVar[int]
+    BETA2_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    MAX_GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    FINAL_RATIO_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    max_grad_norm: float
+    schedule: str
+    warmup_ratio: float
+    final_ratio: float
+    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., schedule: _Optional[str] = ..., warmup_ratio: _Optional[float] = ..., final_ratio: _Optional[float] = ...) -> None: ...
+
+class CheckpointOptions(_message.Message):
+    __slots__ = ("every_steps", "keep")
+    EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    every_steps: int
+    keep: int
+    def __init__(self, every_steps: _Optional[int] = ..., keep: _Optional[int] = ...) -> None: ...
+
+class ThenNothing(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ThenGate(_message.Message):
+    __slots__ = ("suites", "policy", "alias")
+    SUITES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    suites: _containers.RepeatedScalarFieldContainer[str]
+    policy: str
+    alias: str
+    def __init__(self, suites: _Optional[_Iterable[str]] = ..., policy: _Optional[str] = ..., alias: _Optional[str] = ...) -> None: ...
+
+class Then(_message.Message):
+    __slots__ = ("register", "gate")
+    REGISTER_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    register: ThenNothing
+    gate: ThenGate
+    def __init__(self, register: _Optional[_Union[ThenNothing, _Mapping]] = ..., gate: _Optional[_Union[ThenGate, _Mapping]] = ...) -> None: ...
+
+class IftSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss_on")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_ON_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    base: str
+    output: str
+    data: _containers.RepeatedCompositeFieldContainer[DataSource]
+    adapter: Adapter
+    duration: Duration
+    optimizer: OptimizerOptions
+    batch: BatchOptions
+    checkpoint: CheckpointOptions
+    then: Then
+    template: TrainTemplate
+    loss_on: str
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
+
+class SftSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss_on")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_ON_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    base: str
+    output: str
+    data: _containers.RepeatedCompositeFieldContainer[DataSource]
+    adapter: Adapter
+    duration: Duration
+    optimizer: OptimizerOptions
+    batch: BatchOptions
+    checkpoint: CheckpointOptions
+    then: Then
+    template: TrainTemplate
+    loss_on: str
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
+
+class OwnEvalTemplate(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VersionEvalTemplate(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
+class PlainEvalTemplate(_message.Message):
+    __slots__ = ("num_shots",)
+    NUM_SHOTS_FIELD_NUMBER: _ClassVar[int]
+    num_shots: int
+    def __init__(self, num_shots: _Optional[int] = ...) -> None: ...
+
+class EvalTemplate(_message.Message):
+    __slots__ = ("own", "version", "plain")
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
+    own: OwnEvalTemplate
+    version: VersionEvalTemplate
+    plain: PlainEvalTemplate
+    def __init__(self, own: _Optional[_Union[OwnEvalTemplate, _Mapping]] = ..., version: _Optional[_Union[VersionEvalTemplate, _Mapping]] = ..., plain: _Optional[_Union[PlainEvalTemplate, _Mapping]] = ...) -> None: ...
+
+class EvaluateSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "version", "suites", "template", "shard", "max_rows", "max_new_tokens", "batch_rows")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SUITES_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    version: str
+    suites: _containers.RepeatedScalarFieldContainer[str]
+    template: EvalTemplate
+    shard: str
+    max_rows: int
+    max_new_tokens: int
+    batch_rows: int
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[str]] = ..., template: _Optional[_Union[EvalTemplate, _Mapping]] = ..., shard: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
