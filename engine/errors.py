@@ -1,20 +1,20 @@
 """Errors of the engine. Each has a stable `code`, says whether a retry can help, and a `hint` a person can act on.
 
-    EngineError
-    ├── SpecError(ValueError)            bad option or combination of options
-    ├── DataError(ValueError)            a row cannot be used; names the source and the row
-    │   ├── EmptyDatasetError            no rows
-    │   ├── MaskedLabelsError            no position would be trained
-    │   └── OverlongRowError             a row exceeds the context
-    ├── TemplateError(ValueError)        a chat template is missing or does not train its stop token
-    ├── ModelError(ValueError)           weights cannot be loaded
-    │   ├── ModelNotFoundError           no such folder
-    │   ├── UnsafeWeightsError           pickle instead of safetensors
-    │   └── UnsupportedModelError        an architecture that the packed path cannot do exactly
-    ├── NonFiniteError(ArithmeticError)  loss or gradient is NaN or infinite
-    ├── CheckpointError(ValueError)      a checkpoint is damaged or of another job
-    ├── DiskFullError(OSError)           no space left
-    └── CancelledError                   the attempt was asked to stop
+EngineError
+├── SpecError(ValueError)            bad option or combination of options
+├── DataError(ValueError)            a row cannot be used; names the source and the row
+│   ├── EmptyDatasetError            no rows
+│   ├── MaskedLabelsError            no position would be trained
+│   └── OverlongRowError             a row exceeds the context
+├── TemplateError(ValueError)        a chat template is missing or does not train its stop token
+├── ModelError(ValueError)           weights cannot be loaded
+│   ├── ModelNotFoundError           no such folder
+│   ├── UnsafeWeightsError           pickle instead of safetensors
+│   └── UnsupportedModelError        an architecture that the packed path cannot do exactly
+├── NonFiniteError(ArithmeticError)  loss or gradient is NaN or infinite
+├── CheckpointError(ValueError)      a checkpoint is damaged or of another job
+├── DiskFullError(OSError)           no space left
+└── CancelledError                   the attempt was asked to stop
 """
 
 from __future__ import annotations

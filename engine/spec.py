@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 REF_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?@([1-9][0-9]{0,8}|[a-z][a-z0-9_-]{0,62})$"
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN, description="lower-case letters, digits, '.', '_' and '-', at most 63")]
+Name = Annotated[
+    str, Field(pattern=NAME_PATTERN, description="lower-case letters, digits, '.', '_' and '-', at most 63")
+]
 Ref = Annotated[str, Field(pattern=REF_PATTERN, description="NAME@NUMBER or, for models, NAME@ALIAS")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -36,7 +38,9 @@ class Option(BaseModel):
 
 class DataSource(Option):
     dataset: Ref = Field(description="a sealed dataset, NAME@VERSION")
-    weight: Positive = Field(1.0, description="how often its rows are drawn in an epoch: 1 is each once, 0.5 a seeded half")
+    weight: Positive = Field(
+        1.0, description="how often its rows are drawn in an epoch: 1 is each once, 0.5 a seeded half"
+    )
 
 
 class BuiltinTemplate(Option):
@@ -53,10 +57,13 @@ TrainTemplate = Annotated[BuiltinTemplate | OwnTemplate, Field(discriminator="ty
 
 class BatchOptions(Option):
     num_rows: Count = Field(32, description="rows per optimiser step, whatever the micro-batches")
-    micro_tokens: Count = Field(4096, description="most tokens in one packed forward pass; bounds memory, never changes the loss")
+    micro_tokens: Count = Field(
+        4096, description="most tokens in one packed forward pass; bounds memory, never changes the loss"
+    )
     max_tokens: Count = Field(1024, description="longest row in tokens")
     overlong: Literal["refuse", "truncate"] = Field(
-        "refuse", description="what to do with a row above max_tokens: refuse the job, or cut its end if a loss position stays"
+        "refuse",
+        description="what to do with a row above max_tokens: refuse the job, or cut its end if a loss position stays",
     )
 
 
@@ -74,7 +81,9 @@ class LoraAdapter(Option):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rank_stabilized: bool = Field(False, description="rsLoRA, arXiv:2312.03732")
     weight_decomposed: bool = Field(False, description="DoRA, arXiv:2402.09353")
-    targets: list[str] = Field(default_factory=list, description="module names to adapt; empty: all linear layers but the head")
+    targets: list[str] = Field(
+        default_factory=list, description="module names to adapt; empty: all linear layers but the head"
+    )
 
 
 Adapter = Annotated[FullAdapter | LoraAdapter, Field(discriminator="type")]
@@ -123,7 +132,9 @@ class ThenGate(Option):
     type: Literal["gate"] = "gate"
     suites: list[Name] = Field(min_length=1, description="suites to evaluate; each must be named by the policy")
     policy: Name = Field("default", description="what must hold before the alias may move")
-    alias: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = Field("production", description="moves only on PASS")
+    alias: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = Field(
+        "production", description="moves only on PASS"
+    )
 
 
 Then = Annotated[ThenNothing | ThenGate, Field(discriminator="type")]
@@ -135,7 +146,9 @@ Then = Annotated[ThenNothing | ThenGate, Field(discriminator="type")]
 class JobCommon(Option):
     display_name: Annotated[str, Field(max_length=200)] = Field("", description="a free text for people")
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    timeout_s: Annotated[int, Field(ge=1, le=30 * 86400)] = Field(86400, description="an attempt that runs longer is stopped")
+    timeout_s: Annotated[int, Field(ge=1, le=30 * 86400)] = Field(
+        86400, description="an attempt that runs longer is stopped"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of weights and arithmetic; auto: bfloat16 on CUDA, float32 on a CPU"
     )
@@ -195,7 +208,9 @@ class EvaluateSpec(JobCommon):
     template: EvalTemplate = Field(default_factory=OwnEvalTemplate)
     shard: Literal["gate", "dev"] = Field("gate", description="dev is for choosing, gate for verdicts")
     max_rows: Annotated[int, Field(ge=0)] = Field(0, description="stratified rows per task; 0: all of them")
-    max_new_tokens: Annotated[int, Field(ge=0, le=32768)] = Field(0, description="a cap under each task's own; 0: no further cap")
+    max_new_tokens: Annotated[int, Field(ge=0, le=32768)] = Field(
+        0, description="a cap under each task's own; 0: no further cap"
+    )
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="prompts generated at a time")
 
 

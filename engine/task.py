@@ -64,7 +64,9 @@ class TrainTask(Option):
     spec: Annotated[IftSpec | SftSpec, Field(discriminator="kind")]
     base: ModelInput
     datasets: list[DatasetInput]
-    resume_from: str = Field("", description="a checkpoint folder, of this job's earlier attempt; empty: start at step 0")
+    resume_from: str = Field(
+        "", description="a checkpoint folder, of this job's earlier attempt; empty: start at step 0"
+    )
 
 
 class EvaluateTask(Option):
@@ -73,10 +75,14 @@ class EvaluateTask(Option):
     attempt: int
     spec: EvaluateSpec
     model: ModelInput
-    template_from: str = Field("", description="the folder whose chat template renders the prompts; empty: the model's own, or plain")
+    template_from: str = Field(
+        "", description="the folder whose chat template renders the prompts; empty: the model's own, or plain"
+    )
     suites: list[SuiteInput]
     cache: str = Field("", description="the folder of cached answers; empty: no cache")
-    resume_from: str = Field("", description="rows of an earlier attempt of this job; rows that are there are not run again")
+    resume_from: str = Field(
+        "", description="rows of an earlier attempt of this job; rows that are there are not run again"
+    )
 
 
 Task = Annotated[TrainTask | EvaluateTask, Field(discriminator="type")]
