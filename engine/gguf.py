@@ -1,8 +1,8 @@
 """Turns a GGUF file into an ordinary Hugging Face folder: `python -m posttrain.engine.gguf FILE FOLDER`.
 
 The file's quantised tensors are dequantised to float32 by transformers' own loader. A model loaded that way refuses
-`save_pretrained`, because its config says that it is quantised; so its tensors are copied into a fresh model of the same config
-without the quantisation note. A process of its own does this: the server that asks for it imports no torch.
+`save_pretrained`, because its config says that it is quantised; so its tensors are copied into a fresh model of the same
+config without the quantisation note. A process of its own does this: the server that asks for it imports no torch.
 
 GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -47,7 +47,7 @@ def check_gguf(source: Path) -> None:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Writes `target` (a new folder): model.safetensors in float32, config, tokenizer with its chat template if it has one.
+    """Writes `target`, a new folder: model.safetensors in float32, config, tokenizer with its chat template if any.
 
     Raises:
         FileExistsError: `target` exists.
