@@ -1,9 +1,9 @@
 """Typed events of a running attempt: one JSON object a line, append-only, on disk; and the exit record, written last.
 
-A worker appends to `events.jsonl` in its attempt folder; the supervisor tails the file. `seq` counts from 1 within the attempt, so a
-reader can tell a repeated line from a new one. A last line without its newline is a write in progress and is left for later. The
-exit record is written to a temporary name, fsynced and renamed: its absence means that the attempt was interrupted, never that it
-succeeded.
+A worker appends to `events.jsonl` in its attempt folder; the supervisor tails the file. `seq` counts from 1 within
+the attempt, so a reader can tell a repeated line from a new one. A last line without its newline is a write in
+progress and is left for later. The exit record is written to a temporary name, fsynced and renamed: its absence means
+that the attempt was interrupted, never that it succeeded.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ _EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discrimina
 class ExitRecord(BaseModel):
     """How an attempt ended, written last.
 
-    `code` is the error's stable code (see `posttrain.engine.errors`), empty on success; `output` names the folder of results, relative
-    to the attempt folder; `summary` holds final numbers (for a training job at least `loss`, `steps`, `tokens`).
+    `code` is the error's stable code (see `posttrain.engine.errors`), empty on success; `output` names the folder of
+    results, relative to the attempt folder; `summary` holds final numbers (for a training job at least `loss`,
+    `steps`, `tokens`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

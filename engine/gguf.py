@@ -1,8 +1,9 @@
 """Turns a GGUF file into an ordinary Hugging Face folder: `python -m posttrain.engine.gguf FILE FOLDER`.
 
 The file's quantised tensors are dequantised to float32 by transformers' own loader. A model loaded that way refuses
-`save_pretrained`, because its config says that it is quantised; so its tensors are copied into a fresh model of the same
-config without the quantisation note. A process of its own does this: the server that asks for it imports no torch.
+`save_pretrained`, because its config says that it is quantised; so its tensors are copied into a fresh model of the
+same config without the quantisation note. A process of its own does this: the server that asks for it imports no
+torch.
 
 GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """

@@ -1,6 +1,7 @@
 """What a worker is handed: a job's spec with every reference resolved to a local path and a digest. Imports no torch.
 
-The service writes it as `assignment.json` into the attempt folder; the worker reads nothing else of the service. An attempt folder:
+The service writes it as `assignment.json` into the attempt folder; the worker reads nothing else of the service. An
+attempt folder:
 
     assignment.json   written by the service before the launch
     events.jsonl      appended by the worker (posttrain.engine.events)
@@ -28,8 +29,8 @@ LOG_FILE = "worker.log"
 class ModelInput(Option):
     """A model on disk: a Hugging Face folder of full weights, and adapters to lay over it, oldest first.
 
-    `digest` is the version's manifest digest; `weights_digest` covers the weight files only, so equal weights have equal digests
-    whatever job made them.
+    `digest` is the version's manifest digest; `weights_digest` covers the weight files only, so equal weights have
+    equal digests whatever job made them.
     """
 
     ref: str

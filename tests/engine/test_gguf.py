@@ -23,13 +23,14 @@ def tiny() -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCABULARY), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-            num_attention_heads=2,            num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=False,
+            num_attention_heads=2, num_key_value_heads=2,
+            max_position_embeddings=64, tie_word_embeddings=False,
         )
     ).eval()  # fmt: skip
 
 
 def permuted(weight: torch.Tensor, heads: int) -> np.ndarray:
-    """As llama.cpp stores query and key rows: the halves of each head interleaved (convert_hf_to_gguf.py, `permute`)."""
+    """llama.cpp's order of query and key rows: the halves of each head interleaved (convert_hf_to_gguf.py, `permute`)."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns).numpy()
 
