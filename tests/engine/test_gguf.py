@@ -30,7 +30,7 @@ def tiny() -> LlamaForCausalLM:
 
 
 def permuted(weight: torch.Tensor, heads: int) -> np.ndarray:
-    """llama.cpp's order of query and key rows: the halves of each head interleaved (convert_hf_to_gguf.py, `permute`)."""
+    """llama.cpp's order of query and key rows: the halves of each head interleaved (its script `permute`s)."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns).numpy()
 
