@@ -1,18 +1,19 @@
 """A typed client of the service, with and without asyncio. Loads neither torch nor the database.
 
-from posttrain.service.client import Client
+    with Client("127.0.0.1:8470") as client:  # data: [{"dataset": NAME@VERSION}]
+        job = client.create_job({"kind": "sft", "base": "tiny-base@1", "output": "bot", "data": data})
+        state = client.wait_job(job.name).state
 
-with Client("127.0.0.1:8470") as client:
-    job = client.create_job({"kind": "sft", "base": "tiny-base@1", "output": "bot", "data": [{"dataset": "notes@1"}]})
-    print(client.wait_job(job.name).state)
+What is where:
 
-aio.py       AsyncClient: one method per RPC, and watch, wait_job, add_dataset
-sync.py      Client: the same for code without an event loop
-channel.py   where to, which calls are tried again
-watching.py  when a watch goes on, waits or gives up
-errors.py    ClientError
-names.py     resource names from what people write
-specs.py     a spec as a dict into its message
+    aio.py       AsyncClient, made of jobs.py, assets.py (datasets, models) and gates.py: a method per RPC
+    base.py      what they share
+    sync.py      Client: the same for code without an event loop
+    channel.py   where to, which calls are tried again
+    watching.py  when a watch goes on, waits or gives up
+    errors.py    ClientError
+    names.py     resource names from what people write
+    specs.py     a spec as a dict into its message
 """
 
 from posttrain.service.client.aio import AsyncClient

@@ -57,7 +57,7 @@ class Watch:
             self._is_over = is_over(response.job)
 
     def delay_after_end(self, is_single: bool) -> float | None:
-        """After a stream that ended in order: None if the job is over, else seconds to wait (a server shutting down)."""
+        """After a stream that ended in order: None if the job is over, else seconds to wait (it shuts down)."""
         if is_single and self._is_over:
             return None
         return self._delay(ClientError("UNAVAILABLE", "STREAM_ENDED", "the server ended the stream"))
