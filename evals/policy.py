@@ -1,0 +1,200 @@
+"""Policies: versioned YAML documents that say what must hold before an alias may move. Imports no torch.
+
+A policy names its metrics one by one; a metric without a rule, or a policy without a metric, is refused when it is
+read, so that an empty gate can never pass. A rule that is absent is absent: there are no defaults for thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from posttrain.engine.spec import Name, canonical_json, sha256_text
+from posttrain.evals.errors import PolicyError
+
+POLICIES = Path(__file__).parent / "policies"
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Margin = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
+Baseline = Literal["parent", "champion"]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Floor(Part):
+    """The candidate's exact lower bound must reach `at_least`."""
+
+    type: Literal["floor"] = "floor"
+    at_least: Share
+
+
+class Ceiling(Part):
+    """The candidate's exact upper bound must not exceed `at_most`."""
+
+    type: Literal["ceiling"] = "ceiling"
+    at_most: Share
+
+
+class NonInferior(Part):
+    """The lower bound of candidate - baseline must be above -margin.
+
+    Against `parent` it holds for a parent that has a template of its own (an instruct version); an untrained base is
+    the business of `improve`. Against `champion` it holds when the alias has one.
+    """
+
+    type: Literal["noninferior"] = "noninferior"
+    to: Baseline
+    margin: Margin
+
+
+class Improve(Part):
+    """The lower bound of candidate - baseline must be above `by`.
+
+    `when` says for which parents: an untrained base, or any.
+    """
+
+    type: Literal["improve"] = "improve"
+    over: Baseline
+    by: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    when: Literal["base", "always"] = "always"
+
+
+Rule = Annotated[Floor | Ceiling | NonInferior | Improve, Field(discriminator="type")]
+
+
+class MetricPolicy(Part):
+    """What must hold for one metric of one suite.
+
+    `chance`: the score of guessing; a baseline that is not proven to beat it cannot carry a non-inferiority verdict.
+    `max_truncated`: the largest share of the candidate's answers that may end at the token cap. `cluster`: which id of
+    the rows makes examples depend on one another.
+    """
+
+    suite: Name
+    metric: Annotated[str, Field(min_length=1, max_length=128)]
+    min_rows: Annotated[int, Field(ge=2)]
+    min_clusters: Annotated[int, Field(ge=2)]
+    chance: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    max_truncated: Share = 0.05
+    cluster: Literal["wording", "cluster"] = "wording"
+    rules: list[Rule] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MetricPolicy:
+        texts = [canonical_json(rule) for rule in self.rules]
+        if len(set(texts)) < len(texts):
+            raise ValueError(f"{self.suite}/{self.metric}: the same rule twice")
+        floors = [rule.at_least for rule in self.rules if isinstance(rule, Floor)]
+        ceilings = [rule.at_most for rule in self.rules if isinstance(rule, Ceiling)]
+        if floors and ceilings and max(floors) > min(ceilings):
+            raise ValueError(f"{self.suite}/{self.metric}: the floor is above the ceiling")
+        return self
+
+
+class Policy(Part):
+    """A policy document. `version` is its author's number; `digest` identifies its content."""
+
+    format: Literal[1] = 1
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    description: str = ""
+    shard: Literal["gate", "dev"] = "gate"
+    metrics: list[MetricPolicy] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self) -> Policy:
+        keys = [(metric.suite, metric.metric) for metric in self.metrics]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"{key[0]}/{key[1]} is listed twice")
+        return self
+
+    @property
+    def suites(self) -> list[str]:
+        """The suites that a gate under this policy needs, sorted."""
+        return sorted({metric.suite for metric in self.metrics})
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON, defaults included: comments and order of keys do not count."""
+        return sha256_text(canonical_json(self))
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types here
+    """Plain YAML in which a key that is given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def load_yaml(text: str, place: str) -> Any:
+    """Plain YAML data.
+
+    Raises:
+        ValueError: not YAML, or a key is given twice; the message starts with `place`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def parse_policy(text: str, place: str = "policy") -> Policy:
+    """Reads a policy from YAML text; `place` starts the messages.
+
+    Raises:
+        PolicyError: not YAML, an unknown field, a wrong type, no metric, a metric without a rule.
+    """
+    try:
+        data = load_yaml(text, place)
+    except ValueError as error:
+        raise PolicyError(str(error)) from error
+    if not isinstance(data, dict):
+        raise PolicyError(f"{place}: a policy is a mapping with name, version and metrics")
+    try:
+        return Policy.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise PolicyError(f"{place}: {field + ': ' if field else ''}{first['msg']}") from error
+
+
+def builtin_policies() -> list[str]:
+    """Names of the policies that the package ships, sorted."""
+    return sorted(path.stem for path in POLICIES.glob("*.yaml"))
+
+
+def load_policy(name_or_path: str | Path) -> Policy:
+    """A policy by the name of one that the package ships, or from a file.
+
+    A path has a separator or ends in .yaml or .yml; anything else is a name.
+
+    Raises:
+        PolicyError: there is none, or it cannot be used.
+    """
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and "/" not in name_or_path and path.suffix not in (".yaml", ".yml"):
+        if name_or_path not in builtin_policies():
+            raise PolicyError(f"no policy named {name_or_path!r}; the package ships {', '.join(builtin_policies())}")
+        path = POLICIES / f"{name_or_path}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: {error}") from error
+    return parse_policy(text, str(path))
