@@ -1,0 +1,196 @@
+"""Workers as processes of this machine.
+
+One worker per attempt is held by a lock on the attempt folder (`attempt.lock`, flock). The executor takes the lock first and hands the
+locked descriptor to the process that it starts: whoever dies at whatever moment, the lock is held exactly while the launch or the worker
+goes on. A service that starts anew asks the lock, so it neither starts a second worker nor takes a recycled process id for its own. The
+worker writes its process id and start time into `worker.json`; they are used for signals only, and the start time does not move with the clock.
+
+A worker is the leader of a session of its own: it outlives the service, and its children are ended with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from posttrain.engine.task import LOG_FILE
+from posttrain.service.errors import LaunchError
+from posttrain.service.executors.base import Liveness
+
+LOCK_FILE = "attempt.lock"
+WORKER_FILE = "worker.json"
+WORKER_COMMAND = (sys.executable, "-m", "posttrain.service.worker")
+POLL_S = 0.05
+
+# All that a worker gets of the service's environment: what Python, torch and a GPU need, and no credentials.
+PASSED_VARIABLES = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME", "HF_HOME", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS",
+)  # fmt: skip
+
+
+class WorkerRecord(BaseModel):
+    """Who holds an attempt: a process id is only good together with its start time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pid: int
+    started: float
+
+
+class LocalExecutor:
+    """Starts `command FOLDER --lock-fd N` for each attempt. `threads` is each worker's share of the cores."""
+
+    def __init__(self, threads: int = 0, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._threads = threads
+        self._command = tuple(command)
+        self._children: dict[Path, subprocess.Popen[bytes]] = {}
+
+    async def launch(self, folder: Path) -> None:
+        descriptor = _try_lock(folder, fcntl.LOCK_EX)
+        if descriptor is None:
+            return
+        try:
+            with open(folder / LOG_FILE, "ab") as log:
+                self._children[folder] = subprocess.Popen(  # noqa: ASYNC220 - a fork and no wait
+                    [*self._command, str(folder), "--lock-fd", str(descriptor)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=folder,
+                    env=worker_environment(self._threads),
+                    pass_fds=(descriptor,),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LaunchError(f"cannot start a worker for {folder.name}: {error}") from error
+        finally:
+            os.close(descriptor)
+
+    async def look(self, folder: Path) -> Liveness:
+        self._reap(folder)
+        descriptor = _try_lock(folder, fcntl.LOCK_SH)
+        if descriptor is not None:
+            os.close(descriptor)
+            return Liveness.NONE
+        record = read_worker(folder)
+        if record is None or _process(record) is not None:
+            return Liveness.ALIVE
+        # The leader is gone, a child of it still holds the lock: nobody will write an exit record any more.
+        await asyncio.to_thread(_end_session, record)
+        return Liveness.NONE
+
+    async def stop(self, folder: Path, grace_s: float) -> None:
+        deadline = time.monotonic() + grace_s
+        asked = False
+        while await self.look(folder) is Liveness.ALIVE:
+            record = read_worker(folder)
+            process = None if record is None else _process(record)
+            if record is not None and process is not None:
+                if not asked:
+                    asked = _signal(process, signal.SIGTERM)
+                elif time.monotonic() > deadline:
+                    await asyncio.to_thread(_end_session, record)
+            await asyncio.sleep(POLL_S)
+        self._reap(folder)
+
+    def detach(self) -> None:
+        """Forgets the workers without ending them; the next service finds them by their locks."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.returncode = 0  # it is meant to outlive this object, which Popen would warn about
+        self._children.clear()
+
+    def _reap(self, folder: Path) -> None:
+        child = self._children.get(folder)
+        if child is not None and child.poll() is not None:
+            del self._children[folder]
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """A worker's whole environment: offline, no credentials, and no more threads than its share."""
+    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    fixed = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    share = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
+    return {**passed, **fixed, **share}
+
+
+def read_worker(folder: Path) -> WorkerRecord | None:
+    """Who works on an attempt; None before the worker said so."""
+    try:
+        return WorkerRecord.model_validate_json((folder / WORKER_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise LaunchError(f"{folder / WORKER_FILE} is damaged: {error}") from error
+
+
+def start_time(pid: int) -> float:
+    """When a process started, on a clock that nobody sets: ticks since boot on Linux, psutil's value elsewhere.
+
+    Raises:
+        psutil.NoSuchProcess: there is none.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return psutil.Process(pid).create_time()
+    except ProcessLookupError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return float(text.rpartition(")")[2].split()[19])
+
+
+def _try_lock(folder: Path, mode: int) -> int | None:
+    """A descriptor that holds the attempt's lock, or None if another process holds it."""
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _process(record: WorkerRecord) -> psutil.Process | None:
+    """The recorded process if it lives; a zombie, or another process under the same id, does not count."""
+    try:
+        process = psutil.Process(record.pid)
+        same = start_time(record.pid) == record.started
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> bool:
+    try:
+        process.send_signal(number)  # psutil compares the start time again
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def _end_session(record: WorkerRecord) -> None:
+    """Kills the worker and whatever it started, by session. A session id is not given out again while anyone is in it."""
+    for process in psutil.process_iter():
+        try:
+            ours = os.getsid(process.pid) == record.pid
+            # A recycled id would be another session's leader with another start time.
+            if ours and (process.pid != record.pid or start_time(process.pid) == record.started):
+                process.kill()
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
