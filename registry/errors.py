@@ -15,7 +15,7 @@ posttrain.engine.errors.EngineError
     ├── TooLargeError(ValueError)             more bytes than allowed
     ├── TamperedError(ValueError)             stored bytes or records differ from their digest
     ├── HomeLockedError(OSError)              another server runs on the same data folder
-    ├── SchemaError(RuntimeError)             the database belongs to a newer version of this package
+    ├── SchemaError(RuntimeError)             the database is not of this version
     └── HubError(ConnectionError)             a model cannot be fetched from the hub
 """
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from posttrain.engine.data.formats import Problem
 from posttrain.engine.errors import EngineError
 
 
@@ -36,15 +37,6 @@ class Unmet:
     message: str
     metric: str = ""
     baseline: str = ""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a dataset. `row` is 1-based; 0: the file as a whole."""
-
-    row: int
-    field: str
-    message: str
 
 
 class RegistryError(EngineError):
@@ -135,7 +127,7 @@ class HomeLockedError(RegistryError, OSError):
 
 
 class SchemaError(RegistryError, RuntimeError):
-    code = "SCHEMA_TOO_NEW"
+    code = "BAD_SCHEMA"
     hint = "use the version of posttrain that wrote this data folder, or a newer one"
 
 

@@ -268,6 +268,7 @@ class SuiteRecord(Table, table=True):
     description: str = ""
     metrics: list[str] = Field(default_factory=list, sa_type=JSON)
     num_rows: int = 0
+    source: str = "added"  # builtin: the package ships it; added: somebody copied it into the store
     manifest: str  # path of the manifest among the files
     files: dict[str, str] = Field(default_factory=dict, sa_type=JSON)  # path -> sha256
     created: float
