@@ -8,6 +8,7 @@ that the attempt was interrupted, never that it succeeded.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -111,14 +112,27 @@ class EventWriter:
     def __init__(self, path: Path, attempt: int, clock: Callable[[], float] = time.time) -> None:
         self._attempt = attempt
         self._clock = clock
-        self._seq = sum(1 for _ in read_events(path)) if path.exists() else 0
+        self._seq, whole = 0, 0
+        if path.exists():
+            for _, whole in read_events(path):
+                self._seq += 1
+            os.truncate(path, whole)  # a killed writer may have left part of a line, which the next would be glued to
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held for the attempt's life, closed by close()
 
     def write(self, event: AnyEvent) -> AnyEvent:
-        """Stamps the event with sequence number, time and attempt, and appends it in one write."""
+        """Stamps the event with sequence number, time and attempt, and appends it in one write.
+
+        Raises:
+            OSError: the line does not fit on the disk; the file then ends with the line before.
+        """
+        stamped = event.model_copy(update={"seq": self._seq + 1, "time": self._clock(), "attempt": self._attempt})
+        line = stamped.model_dump_json().encode() + b"\n"
+        before = os.fstat(self._file.fileno()).st_size
+        written = self._file.write(line)
+        if written != len(line):  # a nearly full disk takes the line's beginning
+            os.truncate(self._file.fileno(), before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file.name))
         self._seq += 1
-        stamped = event.model_copy(update={"seq": self._seq, "time": self._clock(), "attempt": self._attempt})
-        self._file.write(stamped.model_dump_json().encode() + b"\n")
         return stamped
 
     def close(self) -> None:

@@ -1,0 +1,239 @@
+"""From messages to token ids and a loss mask, with any chat template. Takes a tokenizer as an argument; imports no torch.
+
+Two rules:
+
+1. Training sees the tokens that generation sees. The ids of a prompt are the encoding of its text alone; an answer's ids follow them.
+   Where a tokenizer would merge across the border, the answer is encoded by itself.
+2. Text is data. A special token's spelling inside a message ("<|im_end|>") is encoded as ordinary text, so no row can forge a turn.
+
+Which text is the assistant's: `{% generation %}` blocks where the template has them; else the difference between the conversation
+rendered up to the turn (with the generation prompt) and after it, refused where the first is no prefix of the second.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from posttrain.engine.data.formats import Example, Message
+from posttrain.engine.data.template import ChatTemplate
+from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
+
+LossOn = Literal["all_turns", "last_turn"]
+
+# Private-use characters stand for spellings of special tokens (and for themselves) while a template is rendered.
+_FIRST, _LAST = 0xF2000, 0xF2FFF
+_RESERVED = "[\U000f1000-\U000f2fff]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row. `is_target[i]` is 1 where token i is trained, that is predicted from the tokens before it."""
+
+    ids: array[int]
+    is_target: bytes
+    source: str = ""
+    number: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_targets(self) -> int:
+        # The first token has nothing before it to be predicted from.
+        return sum(self.is_target[1:])
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} row {self.number}"
+
+
+class Encoder:
+    """Encodes conversations with one tokenizer and one chat template.
+
+    `stop_ids` end a turn at generation; each trained turn must train one of them.
+    """
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate, stop_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._stop_ids = frozenset(stop_ids)
+        added = tokenizer.added_tokens_decoder
+        self._special_ids = frozenset(index for index, token in added.items() if token.special)
+        spellings = sorted((added[index].content for index in self._special_ids), key=len, reverse=True)
+        self._forged = re.compile("|".join([*map(re.escape, spellings), _RESERVED]))
+        self._sentinel = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
+        self._newline = self._encode("\n")
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """Ids of the conversation up to where the assistant's next turn begins.
+
+        Raises:
+            TemplateError: the template refuses the messages.
+        """
+        (messages, tools), literals = self._guard((list(messages), list(tools)))
+        return self._ids(self._template.render(messages, tools, add_generation_prompt=True), literals)
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of text outside any template, with the tokenizer's own first token if it sets one; special spellings stay text."""
+        guarded, literals = self._guard(text)
+        ids = self._ids(guarded, literals)
+        start = self._tokenizer.bos_token_id
+        adds_start = start is not None and self._tokenizer("a")["input_ids"][:1] == [start]
+        return [start, *ids] if adds_start else ids
+
+    def row(self, example: Example, loss_on: LossOn, source: str = "", number: int = 0) -> Row:
+        """Ids and loss mask of a training row; turns after the last assistant turn are dropped.
+
+        Raises:
+            TemplateError: the template refuses the messages, hides which text is the assistant's, or never trains a stop token.
+            MaskedLabelsError: no assistant turn.
+        """
+        last = max((i for i, message in enumerate(example.messages) if message["role"] == "assistant"), default=-1)
+        if last < 0:
+            raise MaskedLabelsError(f"{source} row {number}: no assistant turn, so nothing is trained")
+        try:
+            (messages, tools), literals = self._guard((example.messages[: last + 1], example.tools))
+            find = self._marked_spans if self._template.marks_generation else self._prefix_spans
+            text, spans = find(messages, tools, loss_on)
+            return self._assemble(text, spans, literals, source, number)
+        except (TemplateError, DataError) as error:
+            raise type(error)(f"{source} row {number}: {error}", hint=error.hint) from None
+
+    # -- spans of assistant text ---------------------------------------------------------------------------------------
+
+    def _marked_spans(
+        self, messages: list[Message], tools: list[dict[str, Any]], loss_on: LossOn
+    ) -> tuple[str, list[tuple[int, int]]]:
+        text, spans = self._template.render_marked(messages, tools)
+        num_turns = sum(message["role"] == "assistant" for message in messages)
+        if len(spans) != num_turns:
+            raise TemplateError(f"the template marks {len(spans)} generation blocks in {num_turns} assistant turns")
+        return text, spans[-1:] if loss_on == "last_turn" else spans
+
+    def _prefix_spans(
+        self, messages: list[Message], tools: list[dict[str, Any]], loss_on: LossOn
+    ) -> tuple[str, list[tuple[int, int]]]:
+        whole = self._template.render(messages, tools)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        spans = []
+        for i in turns[-1:] if loss_on == "last_turn" else turns:
+            before = self._template.render(messages[:i], tools, add_generation_prompt=True)
+            after = self._template.render(messages[: i + 1], tools)
+            if not after.startswith(before) or not whole.startswith(after):
+                raise TemplateError(
+                    f"the template renders turn {i + 1} differently when it is generated than when it is read back, "
+                    "so what is trained would not be what is asked for",
+                    hint="set loss_on: last_turn, mark the assistant's text with {% generation %} in the template, or use chatml",
+                )
+            spans.append((len(before), len(after)))
+        return whole, spans
+
+    # -- ids -----------------------------------------------------------------------------------------------------------
+
+    def _assemble(
+        self, text: str, spans: list[tuple[int, int]], literals: list[str], source: str, number: int
+    ) -> Row:
+        ids: list[int] = []
+        is_target = bytearray()
+        position = 0
+        for start, end in spans:
+            self._extend(ids, text, position, start, literals)
+            is_target.extend(bytes(len(ids) - len(is_target)))
+            self._extend(ids, text, start, end, literals)
+            turn = ids[len(is_target) :]
+            stops = [i for i, token in enumerate(turn) if token in self._stop_ids]
+            if not stops:
+                raise TemplateError(
+                    f"no stop token is trained: the assistant's text ends with {text[start:end][-24:]!r}, "
+                    f"and none of the stop tokens {self._stop_names()} is in it, so the model would never stop",
+                    hint="include the end-of-turn token in the generation block, or use template: {type: builtin, name: chatml}",
+                )
+            # What a template writes after the stop token is never generated.
+            is_target.extend(b"\1" * (stops[-1] + 1) + bytes(len(turn) - stops[-1] - 1))
+            position = end
+        return Row(array("i", ids), bytes(is_target), source, number)
+
+    def _extend(self, ids: list[int], text: str, start: int, end: int, literals: list[str]) -> None:
+        """Appends the ids of text[start:end] as they follow `ids` in an encoding of text[:end], or else by themselves."""
+        whole = self._ids(text[:end], literals)
+        if whole[: len(ids)] == ids:
+            ids.extend(whole[len(ids) :])
+        else:
+            ids.extend(self._inner(text[start:end], literals))
+
+    def _ids(self, text: str, literals: list[str]) -> list[int]:
+        if not literals:
+            return self._encode(text)
+        pieces = self._sentinel.split(text)
+        ids = self._encode(pieces[0])
+        for index, piece in enumerate(pieces[1:], start=1):
+            is_literal = index % 2 == 1
+            ids += self._literal(literals[ord(piece) - _FIRST]) if is_literal else self._after_newline(piece, self._encode)
+        return ids
+
+    def _inner(self, text: str, literals: list[str]) -> list[int]:
+        if self._sentinel.search(text):
+            return self._ids(text, literals)
+        return self._after_newline(text, self._encode)
+
+    def _literal(self, spelling: str) -> list[int]:
+        ids = self._after_newline(spelling, self._encode_as_text)
+        if self._special_ids.intersection(ids):
+            raise DataError(f"the text {spelling!r} cannot be encoded as ordinary text by this tokenizer")
+        return ids
+
+    def _after_newline(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+        """Encodes a piece from the middle: SentencePiece adds a space at the start of a text, but none after a newline."""
+        if not text:
+            return []
+        ids = encode("\n" + text)
+        num = len(self._newline)
+        return ids[num:] if ids[:num] == self._newline else encode(text)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return ids
+
+    def _encode_as_text(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def _guard(self, value: Any) -> tuple[Any, list[str]]:
+        """The value with each spelling of a special token replaced by a private character, and what these stand for."""
+        literals: list[str] = []
+
+        def stand_in(match: re.Match[str]) -> str:
+            if match[0] not in literals:
+                literals.append(match[0])
+            index = literals.index(match[0])
+            if index > _LAST - _FIRST:
+                raise DataError("the row spells too many different special tokens")
+            return chr(_FIRST + index)
+
+        def walk(item: Any) -> Any:
+            if isinstance(item, str):
+                return self._forged.sub(stand_in, item)
+            if isinstance(item, dict):
+                return {key: walk(inner) for key, inner in item.items()}
+            if isinstance(item, list | tuple):
+                return [walk(inner) for inner in item]
+            return item
+
+        return walk(value), literals
+
+    def _stop_names(self) -> list[str]:
+        return [str(self._tokenizer.convert_ids_to_tokens(index)) for index in sorted(self._stop_ids)]
+
+
+def fit(row: Row, max_tokens: int, overlong: Literal["refuse", "truncate"]) -> Row | None:
+    """The row, cut to `max_tokens` if that is wanted and a trained token stays; None if it does not fit."""
+    if len(row) <= max_tokens:
+        return row
+    if overlong == "refuse":
+        return None
+    cut = Row(row.ids[:max_tokens], row.is_target[:max_tokens], row.source, row.number)
+    return cut if cut.num_targets else None

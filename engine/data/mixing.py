@@ -1,0 +1,76 @@
+"""Which row comes when: a pure function of (seed, position), so a resumed run continues exactly. Imports no torch.
+
+An epoch draws each source's rows by its weight: the whole part is full copies, the rest a seeded share without repetition, another
+one each epoch. Epochs follow one another as one endless stream; an optimiser step takes the next `num_rows` positions of it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from posttrain.engine.errors import EmptyDatasetError
+from posttrain.engine.spec import Duration, EpochsDuration
+
+
+@dataclass
+class Mix:
+    """`sizes[i]` rows of source i, drawn `weights[i]` times an epoch."""
+
+    sizes: Sequence[int]
+    weights: Sequence[float]
+    seed: int
+    _epoch: int = field(default=-1, init=False)
+    _order: list[tuple[int, int]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.epoch_rows == 0:
+            raise EmptyDatasetError("the weights draw no row at all", hint="raise data.weight or add rows")
+
+    @property
+    def epoch_rows(self) -> int:
+        """Rows drawn in one epoch."""
+        return sum(math.floor(w) * n + round((w - math.floor(w)) * n) for n, w in zip(self.sizes, self.weights, strict=True))
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(source, row index within it) at a position of the endless stream."""
+        epoch, offset = divmod(position, self.epoch_rows)
+        if epoch != self._epoch:
+            self._order, self._epoch = self._draw(epoch), epoch
+        return self._order[offset]
+
+    def _draw(self, epoch: int) -> list[tuple[int, int]]:
+        # Seeded by text: Python hashes it with sha512, so the order does not depend on PYTHONHASHSEED.
+        rng = random.Random(f"posttrain-mix/{self.seed}/{epoch}")
+        order: list[tuple[int, int]] = []
+        for source, (size, weight) in enumerate(zip(self.sizes, self.weights, strict=True)):
+            copies = math.floor(weight)
+            order += [(source, row) for _ in range(copies) for row in range(size)]
+            order += [(source, row) for row in sorted(rng.sample(range(size), round((weight - copies) * size)))]
+        rng.shuffle(order)
+        return order
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many optimiser steps of how many rows. `total_rows` may leave the last step short, never empty."""
+
+    num_rows: int
+    total_rows: int
+
+    @property
+    def total_steps(self) -> int:
+        return math.ceil(self.total_rows / self.num_rows)
+
+    def positions(self, step: int) -> range:
+        """Stream positions of a 0-based step."""
+        return range(step * self.num_rows, min((step + 1) * self.num_rows, self.total_rows))
+
+
+def plan(duration: Duration, num_rows: int, epoch_rows: int) -> Plan:
+    """Steps for a duration: `max_steps` full steps, or every row of `num_epochs` epochs once."""
+    if isinstance(duration, EpochsDuration):
+        return Plan(num_rows, max(1, round(duration.num_epochs * epoch_rows)))
+    return Plan(num_rows, duration.max_steps * num_rows)

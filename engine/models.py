@@ -1,0 +1,308 @@
+"""Loads a causal language model from a folder, and runs it packed: backbone, then head only where it is asked for.
+
+What a `ForCausalLM` does between its backbone and its logits differs by architecture (Gemma's soft cap, arXiv:2408.00118; Cohere's and
+Granite's scale). `LanguageModel.logits` reproduces those that are known, and `check_exactness` compares the packed path with the model's own
+padded forward on a few tokens at loading, so that an architecture which does something else is refused by name and never trained wrong.
+
+Shape suffixes: T packed tokens, N positions, D model width, V vocabulary, B rows, L padded length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from posttrain.engine import attention
+from posttrain.engine.attention import Segments
+from posttrain.engine.data.template import ChatTemplate
+from posttrain.engine.errors import ModelError, UnsupportedModelError
+from posttrain.engine.task import ModelInput
+from posttrain.engine.weights import check_adapter_folder, check_model_folder
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass
+class LanguageModel:
+    """A causal LM for packed passes. `module` is the transformers model, with adapter layers inside where there are any.
+
+    logits = scale * head(hidden), then soft_cap * tanh(logits / soft_cap) if soft_cap > 0.
+    """
+
+    module: nn.Module
+    scale: float
+    soft_cap: float
+
+    @classmethod
+    def of(cls, module: nn.Module) -> LanguageModel:
+        """Wraps a transformers model that was loaded with `attn_implementation=attention.NAME`.
+
+        Raises:
+            UnsupportedModelError: no backbone or no head to tell apart.
+        """
+        config = module.config
+        name = type(module).__name__
+        if module.base_model is module or module.get_output_embeddings() is None:
+            raise UnsupportedModelError(f"{name} has no backbone and head that can be told apart")
+        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
+        scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite divides
+        return cls(module, float(scale), float(getattr(config, "final_logit_softcapping", None) or 0.0))
+
+    @property
+    def name(self) -> str:
+        return type(self.module).__name__
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a row, prompt and answer together."""
+        return context_of(self.module.config)
+
+    @property
+    def head(self) -> nn.Module:
+        head: nn.Module = self.module.get_output_embeddings()
+        return head
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.module.get_input_embeddings().weight.shape[0])
+
+    def hidden(self, input_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout) -> Tensor:
+        """Last hidden states [T, D] of one packed pass."""
+        return self.hidden_rows(input_ids_T.unsqueeze(0), position_ids_T.unsqueeze(0), layout).squeeze(0)
+
+    def hidden_rows(self, input_ids_BT: Tensor, position_ids_BT: Tensor, layout: attention.Layout) -> Tensor:
+        """Last hidden states [B, T, D]. No mask and no cache: both are the layout's business."""
+        with attention.layout(layout):
+            output = self.module.base_model(input_ids=input_ids_BT, position_ids=position_ids_BT, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits [N, V] of hidden states."""
+        logits_NV: Tensor = self.head(hidden_ND)
+        if self.scale != 1.0:
+            logits_NV = logits_NV * self.scale
+        if self.soft_cap:
+            logits_NV = self.soft_cap * torch.tanh(logits_NV / self.soft_cap)
+        return logits_NV
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Trained parameters that logits depend on beside the hidden states.
+
+        Found by a gradient and not by name: with tied embeddings and an adapter they are not parameters of the head module.
+        """
+        trained = [parameter for _, parameter in self.trainable()]
+        if not trained:
+            return []
+        probe_1D = torch.ones(1, self.module.get_input_embeddings().weight.shape[1], device=self.device, dtype=self.module.dtype)
+        with torch.enable_grad():
+            logits_1V = self.logits(probe_1D)
+            if not logits_1V.requires_grad:
+                return []
+            found = torch.autograd.grad(logits_1V.sum(), trained, allow_unused=True)
+        return [parameter for parameter, gradient in zip(trained, found, strict=True) if gradient is not None]
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters that are trained, by name, each tied one once."""
+        return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+
+
+@dataclass
+class Loaded:
+    """A model ready to generate or to be trained further. `template` is its own chat template, if it has one."""
+
+    model: LanguageModel
+    tokenizer: Any
+    template: ChatTemplate | None
+    stop_ids: tuple[int, ...]
+
+
+def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 on a CPU, where bfloat16 was measured 8 times slower."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def context_of(config: Any) -> int:
+    """Most positions that the architecture was made for.
+
+    Raises:
+        UnsupportedModelError: the config does not say.
+    """
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not limit:
+        raise UnsupportedModelError(f"{type(config).__name__} names no longest context (max_position_embeddings)")
+    return int(limit)
+
+
+def check_input(source: ModelInput) -> None:
+    """Checks the folders of a model and of its adapters; see `posttrain.engine.weights`."""
+    check_model_folder(Path(source.path))
+    for adapter in source.adapters:
+        check_adapter_folder(Path(adapter))
+
+
+def load_config(source: ModelInput) -> Any:
+    """The model's config.
+
+    Raises:
+        UnsupportedModelError: an architecture that this version of transformers does not know.
+        ModelError: not readable.
+    """
+    try:
+        return AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        text = json.loads((Path(source.path) / "config.json").read_text("utf-8"))
+        kind = text.get("model_type", "without model_type")
+        raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {_first_line(error)}") from None
+
+
+def load_tokenizer(source: ModelInput) -> Any:
+    """The tokenizer: the newest adapter's if it brought one, else the model's.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    folders = [Path(source.path), *map(Path, source.adapters)]
+    owner = [folder for folder in folders if (folder / "tokenizer_config.json").is_file()]
+    if not owner:
+        raise ModelError(f"{source.ref} has no tokenizer files")
+    try:
+        return AutoTokenizer.from_pretrained(owner[-1], local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{source.ref}: the tokenizer cannot be read: {_first_line(error)}") from None
+
+
+def own_template(tokenizer: Any) -> ChatTemplate | None:
+    """The chat template that came with the tokenizer; of several named ones, `default`."""
+    text = tokenizer.chat_template
+    if isinstance(text, dict):
+        text = text.get("default")
+    named = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return ChatTemplate(text, named) if text else None
+
+
+def stop_ids_of(tokenizer: Any, generation_config: Any, config: Any) -> tuple[int, ...]:
+    """Every token id that ends a generation: the tokenizer's end, and what the generation config and the config name."""
+    found: set[int] = set()
+    for given in (tokenizer.eos_token_id, getattr(generation_config, "eos_token_id", None), getattr(config, "eos_token_id", None)):
+        found.update([given] if isinstance(given, int) else given or [])
+    return tuple(sorted(found))
+
+
+def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tokenizer: Any) -> LanguageModel:
+    """The model with its adapters merged in, oldest first, in eval mode.
+
+    Raises:
+        ModelError (and below): see `check_input` and `load_config`; weights that do not fill the architecture.
+    """
+    from posttrain.engine.adapters import merge_adapter, resize_rows  # peft takes seconds to import: only where it is used
+
+    check_input(source)
+    config = load_config(source)
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        kind = UnsupportedModelError if isinstance(error, ValueError | KeyError | AttributeError) else ModelError
+        raise kind(f"{source.ref} ({config.model_type}): {_first_line(error)}") from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"{source.ref}: the weights lack {', '.join(missing[:3])} ({len(missing)} tensors in all)")
+    module.to(device)
+    for adapter in source.adapters:
+        resize_rows(module, len(tokenizer), seed=0)
+        module = merge_adapter(module, Path(adapter))
+    module.eval()
+    return LanguageModel.of(module)
+
+
+def load(source: ModelInput, dtype: Dtype = "auto", device: torch.device | None = None) -> Loaded:
+    """Model, tokenizer, own template and stop ids; the packed path is checked against the model's own forward.
+
+    Raises:
+        ModelError (and below): as `load_model`; UnsupportedModelError also if the two disagree.
+    """
+    where = device or default_device()
+    check_input(source)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, resolve_dtype(dtype, where), where, tokenizer)
+    check_exactness(model)
+    stop_ids = stop_ids_of(tokenizer, model.module.generation_config, model.module.config)
+    return Loaded(model, tokenizer, own_template(tokenizer), stop_ids)
+
+
+@torch.no_grad()
+def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), seed: int = 0) -> float:
+    """Compares packed logits with the model's own padded forward on random tokens; returns the largest difference.
+
+    The difference is measured against the spread of the logits: 1e-3 of it in float32, 8e-2 in bfloat16.
+
+    Raises:
+        UnsupportedModelError: they differ; names the architecture.
+    """
+    was_training = model.module.training
+    model.module.eval()
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(model.vocabulary, (n,), generator=generator) for n in lengths]
+    ids_T = torch.cat(rows).to(model.device)
+    positions_T = torch.cat([torch.arange(n) for n in lengths]).to(model.device)
+    packed_TV = model.logits(model.hidden(ids_T, positions_T, Segments.of(lengths, model.device))).float()
+    own_TV = torch.cat(_padded_logits(model, rows)).float()
+    model.module.train(was_training)
+    spread = float(own_TV.std())
+    difference = float((packed_TV - own_TV).abs().max())
+    tolerance = 1e-3 if model.module.dtype == torch.float32 else 8e-2
+    if not difference <= tolerance * max(spread, 1e-6):
+        raise UnsupportedModelError(
+            f"{model.name}: packed logits differ from its own padded forward by {difference:.2g} (their spread is {spread:.2g}), "
+            "so it cannot be trained without padding"
+        )
+    return difference
+
+
+def _padded_logits(model: LanguageModel, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Logits [n, V] of each row by the model's own forward, padded on the right."""
+    longest = max(map(len, rows))
+    ids_BL = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask_BL = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids_BL[index, : len(row)] = row
+        mask_BL[index, : len(row)] = 1
+    module = model.module
+    module.set_attn_implementation("eager")
+    try:
+        logits_BLV = module(
+            input_ids=ids_BL.to(model.device), attention_mask=mask_BL.to(model.device), use_cache=False
+        ).logits
+    finally:
+        module.set_attn_implementation(attention.NAME)
+    return [logits_BLV[index, : len(row)] for index, row in enumerate(rows)]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]

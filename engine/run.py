@@ -1,0 +1,289 @@
+"""Runs one training attempt: a task and a folder in; events, checkpoints, a Hugging Face folder and an exit record out.
+
+Whatever happens is in the exit record, written last; a process that dies before that was interrupted. The data is read and encoded before
+weights are loaded, so a bad row is told in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from posttrain.engine.checkpoint import commit_folder, disk_errors, is_disk_full, new_folder, newest_sound, sha256_file
+from posttrain.engine.data.encode import Encoder, Row, fit
+from posttrain.engine.data.validate import iter_examples
+from posttrain.engine.errors import CancelledError, DataError, DiskFullError, EmptyDatasetError, EngineError, OverlongRowError
+from posttrain.engine.events import EVENTS_FILE, EventWriter, ExitRecord, Note, Phase, Progress, write_exit
+from posttrain.engine.loop import Events, Trainer
+from posttrain.engine.methods import METHODS, Models, SftMethod
+from posttrain.engine.models import (
+    LanguageModel,
+    check_exactness,
+    check_input,
+    context_of,
+    default_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_dtype,
+    stop_ids_of,
+)
+from posttrain.engine.spec import BuiltinTemplate, LoraAdapter, spec_digest
+from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, DatasetInput, ModelInput, TrainTask
+
+RESERVE_BYTES = 64 * 1024
+PROGRESS_EVERY_S = 1.0
+
+
+def run_training(task: TrainTask, folder: Path) -> ExitRecord:
+    """Runs a training task in its attempt folder and returns the exit record that it wrote there.
+
+    Raises:
+        OSError: not even the exit record could be written; the attempt then counts as interrupted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    reserve = folder / ".reserve"
+    record: ExitRecord
+    try:
+        with disk_errors("starting"):
+            reserve.write_bytes(b"\0" * RESERVE_BYTES)  # room for the exit record when the disk is full
+        with ExitStack() as stack:
+            with disk_errors("opening the event file"):
+                writer = stack.enter_context(EventWriter(folder / EVENTS_FILE, task.attempt))
+            should_stop = stack.enter_context(_stop_signal())
+            stack.enter_context(_repeatable(task.spec.seed))
+            summary = _Attempt(task, folder, Events(writer), should_stop).run()
+        record = ExitRecord(status="succeeded", attempt=task.attempt, output=OUTPUT_FOLDER, summary=summary, time=time.time())
+    except BaseException as error:
+        record = _record_of(error, task.attempt)
+        if record.code == "INTERNAL":
+            traceback.print_exc()  # standard error is the attempt's log
+    reserve.unlink(missing_ok=True)
+    write_exit(folder, record)
+    if record.status == "succeeded":
+        # Only now: until the exit record is there, a killed attempt resumes from them.
+        shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
+    return record
+
+
+def _record_of(error: BaseException, attempt: int) -> ExitRecord:
+    """The exit record of a failure."""
+    if isinstance(error, KeyboardInterrupt):
+        error = CancelledError("interrupted from the keyboard")
+    if isinstance(error, OSError) and not isinstance(error, EngineError) and is_disk_full(error):
+        error = DiskFullError("no space left on the data folder's disk")
+    if isinstance(error, EngineError):
+        return ExitRecord(
+            status="cancelled" if isinstance(error, CancelledError) else "failed",
+            attempt=attempt,
+            code=error.code,
+            message=str(error),
+            hint=error.hint,
+            retryable=error.retryable,
+            time=time.time(),
+        )
+    return ExitRecord(
+        status="failed",
+        attempt=attempt,
+        code="INTERNAL",
+        message=f"{type(error).__name__}: {error}",
+        hint="the attempt's log has the traceback; please report it",
+        time=time.time(),
+    )
+
+
+@dataclass
+class _Attempt:
+    task: TrainTask
+    folder: Path
+    events: Events
+    should_stop: Callable[[], bool]
+
+    def run(self) -> dict[str, Any]:
+        spec, base = self.task.spec, self.task.base
+        self._phase("loading")
+        check_input(base)
+        config, tokenizer = load_config(base), load_tokenizer(base)
+        method = METHODS[spec.kind](spec)
+        num_known = len(tokenizer)
+        template, row_ids = method.prepare_tokenizer(tokenizer)
+        stop_ids = _stop_ids(base, tokenizer, config, isinstance(spec.template, BuiltinTemplate))
+
+        self._phase("data")
+        limit = min(spec.batch.max_tokens, context_of(config))
+        if limit < spec.batch.max_tokens:
+            self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context is {limit}: rows may have {limit} tokens")
+        encoder = Encoder(tokenizer, template, stop_ids)
+        sources = [self._encode(dataset, method, encoder, limit) for dataset in self.task.datasets]
+
+        self._phase("loading")
+        device = default_device()
+        model = load_model(base, resolve_dtype(spec.dtype, device), device, tokenizer)
+        check_exactness(model)
+        self._check_stop()
+        peft = self._adapt(model, tokenizer, num_known, row_ids)
+
+        trainer = Trainer(
+            spec, method, Models(model), sources, self.events, self.folder / CHECKPOINTS_FOLDER, self.should_stop
+        )
+        if self.task.resume_from:
+            checkpoint, skipped = newest_sound(Path(self.task.resume_from), spec_digest(spec))
+            for reason in skipped:
+                self._note(f"skipped: {reason}", "warning")
+            trainer.resume(checkpoint)
+        self._phase("training")
+        started = time.monotonic()
+        counters = trainer.run()
+        seconds = time.monotonic() - started
+
+        self._phase("saving")
+        self._save(model, peft, tokenizer)
+        return {
+            "loss": counters.loss,
+            "steps": counters.step,
+            "tokens": counters.tokens,
+            "trained_tokens": counters.trained_tokens,
+            "rows": counters.rows,
+            "training_s": round(seconds, 3),
+            "template_digest": template.digest,
+            "num_trained_parameters": sum(parameter.numel() for _, parameter in model.trainable()),
+        }
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def _encode(self, dataset: DatasetInput, method: SftMethod, encoder: Encoder, limit: int) -> list[Row]:
+        path = Path(dataset.path)
+        if not path.is_file():
+            raise DataError(f"{dataset.ref}: there is no file {path.name}", hint="the dataset's file was moved or removed")
+        if sha256_file(path) != dataset.sha256:
+            raise DataError(f"{dataset.ref}: the file does not match the digest it was sealed with", hint="add the dataset again")
+        rows: list[Row] = []
+        overlong: list[Row] = []
+        num_cut, num_read, told = 0, 0, time.monotonic()
+        with open(path, "rb") as file:
+            num_lines = sum(1 for _ in file)
+        for number, example in iter_examples(path, dataset.format):
+            row = method.encode(example, encoder, dataset.ref, number)
+            kept = fit(row, limit, self.task.spec.batch.overlong)
+            if kept is None:
+                overlong.append(row)
+            else:
+                rows.append(kept)
+                num_cut += len(kept) < len(row)
+            num_read += 1
+            if time.monotonic() - told > PROGRESS_EVERY_S:
+                told = time.monotonic()
+                self._check_stop()
+                self.events(Progress(phase="data", done=num_read, total=num_lines))
+        if overlong:
+            shown = ", ".join(f"row {row.number} ({len(row)})" for row in overlong[:5])
+            kept_none = self.task.spec.batch.overlong == "truncate"
+            reason = "and cut to that no trained token is left" if kept_none else "and batch.overlong is refuse"
+            raise OverlongRowError(f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens {reason}: {shown}")
+        if not rows:
+            raise EmptyDatasetError(f"{dataset.ref}: no rows")
+        if num_cut:
+            self._note(f"{dataset.ref}: {num_cut} rows were cut to {limit} tokens", "warning")
+        return rows
+
+    # -- model ---------------------------------------------------------------------------------------------------------
+
+    def _adapt(self, model: LanguageModel, tokenizer: Any, num_known: int, row_ids: list[int]) -> Any:
+        """New token rows, stop token, and LoRA if asked for; returns the peft model, or None for full fine-tuning."""
+        from posttrain.engine.adapters import add_lora, init_rows, resize_rows  # peft takes seconds to import
+
+        spec, module = self.task.spec, model.module
+        resize_rows(module, len(tokenizer), spec.seed)
+        init_rows(module, [index for index in row_ids if index >= num_known], spec.seed)
+        if isinstance(spec.template, BuiltinTemplate):
+            for settings in (module.config, module.generation_config):
+                settings.eos_token_id = tokenizer.eos_token_id
+                settings.pad_token_id = tokenizer.pad_token_id
+        torch.manual_seed(spec.seed)  # LoRA's A and dropout do not depend on what was drawn before
+        if isinstance(spec.adapter, LoraAdapter):
+            return add_lora(module, spec.adapter, self.task.base.ref, row_ids)
+        module.requires_grad_(True)
+        return None
+
+    def _save(self, model: LanguageModel, peft: Any, tokenizer: Any) -> None:
+        from posttrain.engine.adapters import save_model
+
+        temporary, target = self.folder / f".{OUTPUT_FOLDER}.tmp", self.folder / OUTPUT_FOLDER
+        with disk_errors("saving the model"), new_folder(temporary):
+            save_model(model.module, peft, tokenizer, temporary)
+            commit_folder(temporary, target)
+
+    # -- small things --------------------------------------------------------------------------------------------------
+
+    def _phase(self, phase: str) -> None:
+        self._check_stop()
+        self.events(Phase(phase=phase))
+
+    def _note(self, message: str, level: str = "info") -> None:
+        self.events(Note.model_validate({"message": message, "level": level}))
+
+    def _check_stop(self) -> None:
+        if self.should_stop():
+            raise CancelledError("stopped before training began")
+
+
+def _stop_ids(base: ModelInput, tokenizer: Any, config: Any, is_builtin: bool) -> tuple[int, ...]:
+    """What ends a turn: the tokenizer's end token with a built-in template, else all that the base's configs name."""
+    if is_builtin:
+        return (tokenizer.eos_token_id,)
+    has_file = (Path(base.path) / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(base.path, local_files_only=True) if has_file else None
+    return stop_ids_of(tokenizer, generation, config)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """True once SIGTERM came. Signals can be handled in a main thread only; elsewhere nothing changes."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping.is_set
+        return
+
+    def handle(_: int, __: FrameType | None) -> None:
+        stopping.set()
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield stopping.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """Same task, same machine: same weights, bit by bit."""
+    was, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    threads, bar = torch.get_num_threads(), transformers_logging.is_progress_bar_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read here was written
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.set_num_threads(threads)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
