@@ -1,7 +1,7 @@
 """Files by their sha256, and folders made of them.
 
     HOME/blobs/sha256/ab/abcd...     one file per content, read-only
-    HOME/materialised/DIGEST/        a version as a folder: hard links to blobs (copies where the disk cannot link)
+    HOME/materialised/KEY/           files as a folder: hard links to blobs (copies where the disk cannot link)
     HOME/tmp/                        unfinished writes; emptied when a server starts
 
 A blob appears by a rename after its bytes were hashed and synced, so a crash leaves a whole blob or none. Bytes are
@@ -25,6 +25,7 @@ from typing import BinaryIO
 
 from posttrain.engine.errors import DiskFullError
 from posttrain.engine.events import fsync_folder
+from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.registry.errors import NotFoundError, TamperedError, TooLargeError, UnsafePathError
 from posttrain.registry.refs import check_digest, check_path, shown
 
@@ -228,14 +229,14 @@ class Artifacts:
 
     # -- folders ------------------------------------------------------------------------------------------------------
 
-    def materialise(self, digest: str, files: Mapping[str, str]) -> Path:
-        """A read-only folder with these files (path -> sha256), named by `digest`. Every byte is hashed on each call.
+    def materialise(self, files: Mapping[str, str]) -> Path:
+        """A read-only folder with these files (path -> sha256), each hashed on every call. Equal files, equal folder.
 
         Raises:
             TamperedError: a blob differs from its digest.
             DiskFullError: no space for copies, where the disk cannot link.
         """
-        target = self.materialised / check_digest(digest)
+        target = self.materialised / folder_key(files)
         for path, sha256 in files.items():
             check_path(path)
             self.verify(sha256)
@@ -244,7 +245,7 @@ class Artifacts:
                 return target
             temporary = self.temporary_path()
             try:
-                with full_disk_named("laying out a version's files"):
+                with full_disk_named("laying out files"):
                     self.lay_out(temporary, files)
                 if os.path.lexists(target):  # damaged, or somebody added a file: only a view, so made anew
                     os.replace(target, self.temporary_path())
@@ -255,7 +256,11 @@ class Artifacts:
             return target
 
     def lay_out(self, folder: Path, files: Mapping[str, str], link: bool = True) -> int:
-        """Makes `folder` from blobs, linked (read-only) or copied (writable). Returns the bytes. It must not exist."""
+        """Makes `folder` of blobs, linked (read-only) or copied (writable). Returns the bytes. It must not exist.
+
+        Raises:
+            TamperedError: a copy does not have its digest.
+        """
         folder.mkdir()
         num_bytes = 0
         for path, sha256 in files.items():
@@ -263,7 +268,9 @@ class Artifacts:
             target.parent.mkdir(parents=True, exist_ok=True)
             source = self.path(sha256)
             if not link or not _hard_link(source, target):
-                shutil.copyfile(source, target)
+                shutil.copyfile(source, target, follow_symlinks=False)
+                if hash_file(target).sha256 != sha256:
+                    raise TamperedError(f"blob {sha256} changed while it was copied")
                 target.chmod(0o444 if link else 0o644)
             num_bytes += target.stat().st_size
         return num_bytes
@@ -279,6 +286,11 @@ class Artifacts:
             os.path.samefile(path, self.path(files[name])) or hash_file(path).sha256 == files[name]
             for name, path in found.items()
         )
+
+
+def folder_key(files: Mapping[str, str]) -> str:
+    """The name of the materialised folder that holds these files."""
+    return sha256_text(canonical_json(dict(files)))
 
 
 def _hard_link(source: Path, target: Path) -> bool:

@@ -1,8 +1,8 @@
 """Jobs, their events and their attempts: primitives that keep the order of things.
 
-Which state may follow which is the service's business. A state change is a compare-and-swap on the job's `version`, in one
-transaction with its event and its audit row. A transition id makes a repeated change a no-op. Every write of a worker
-carries its attempt number; a stale one is refused.
+Which state may follow which is the service's business. A state change is a compare-and-swap on the job's `version`, in
+one transaction with its event and its audit row. A transition id makes a repeated change a no-op. Every write of a
+worker carries its attempt number; a stale one is refused.
 """
 
 from __future__ import annotations
@@ -23,18 +23,8 @@ from posttrain.registry.refs import shown
 from posttrain.registry.tables import AttemptRecord, JobEventRecord, JobRecord
 from posttrain.registry.transaction import TransactionBase
 
-JOB_CHANGES = frozenset(
-    [
-        "state",
-        "attempt",
-        "termination_reason",
-        "error",
-        "progress",
-        "cancel_requested",
-        "resume_from",
-        "started",
-        "ended",
-    ]
+JOB_CHANGES = frozenset({"state", "attempt", "termination_reason", "error", "progress"}) | frozenset(
+    {"cancel_requested", "resume_from", "started", "ended"}
 )
 ATTEMPT_CHANGES = frozenset({"state", "pid", "process_start_time", "events_offset", "exit", "started", "ended"})
 FILTERS = {"state": JobRecord.state, "kind": JobRecord.kind, "parent": JobRecord.parent_job}
