@@ -1,6 +1,6 @@
 """A typed client of the service, with and without asyncio. Loads neither torch nor the database.
 
-    with Client("127.0.0.1:8470") as client:  # data: [{"dataset": NAME@VERSION}]
+    with Client("127.0.0.1:50061") as client:  # data: [{"dataset": NAME@VERSION}]
         job = client.create_job({"kind": "sft", "base": "tiny-base@1", "output": "bot", "data": data})
         state = client.wait_job(job.name).state
 

@@ -1,6 +1,6 @@
 """The asyncio client. `posttrain.service.client.Client` is the same for code without an event loop.
 
-    async with AsyncClient("127.0.0.1:8470") as client:
+    async with AsyncClient("127.0.0.1:50061") as client:
         job = await client.create_job({"kind": "ift", "base": "tiny-base@1", ...})
         async for change in client.watch(job.name):
             ...

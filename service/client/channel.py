@@ -74,7 +74,7 @@ def check_address(address: str) -> str:
             "ADDRESS_NOT_LOOPBACK",
             f"{address} is not on this machine, and there is no TLS yet",
             [("address", "must be a loopback address")],
-            hint="forward the port: ssh -L 8470:127.0.0.1:8470 HOST, then use 127.0.0.1:8470",
+            hint="forward the port: ssh -L 50061:127.0.0.1:50061 HOST, then use 127.0.0.1:50061",
         )
     return address
 

@@ -1,0 +1,173 @@
+"""A job spec's YAML: read with the line of every option, so that what is wrong is named as an editor names it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import click
+import yaml
+
+from posttrain.service.cli.exits import Exit
+from posttrain.service.cli.text import clean
+from posttrain.service.client.specs import HINT, Path, Problem, check_spec, path_text
+
+MAX_BYTES: Final = 1 << 20
+MAX_NODES: Final = 20_000  # aliases can make a small file huge
+_STEP = re.compile(r"\.?([A-Za-z_][A-Za-z0-9_-]*)|\[(\d+)\]")
+
+
+class SpecFileError(click.ClickException):
+    """A spec that cannot be used; each problem on a line of its own, `FILE:LINE: option: what`."""
+
+    exit_code = Exit.USAGE
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join([*lines, f"hint: {HINT}"]))
+
+    def show(self, file: Any = None) -> None:
+        click.echo(clean(self.format_message()), err=True)
+
+
+@dataclass
+class SpecFile:
+    """A spec as written, and where each option stands."""
+
+    source: str
+    plain: dict[str, Any] = field(default_factory=dict)
+    lines: dict[Path, int] = field(default_factory=dict)
+
+    def checked(self) -> dict[str, Any]:
+        """The whole spec, defaults included.
+
+        Raises:
+            SpecFileError: naming each option that is wrong and its line.
+        """
+        full, problems = check_spec(self.plain)
+        if problems:
+            raise self.error(problems)
+        return full
+
+    def error(self, problems: list[Problem]) -> SpecFileError:
+        return SpecFileError([f"{self.where(path)}: {path_text(path)}: {text}" for path, text in problems])
+
+    def where(self, path: Path) -> str:
+        """FILE:LINE of an option, or of the nearest one around it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.lines:
+                return f"{self.source}:{self.lines[path[:length]]}"
+        return self.source
+
+    def set(self, assignment: str) -> None:
+        """Applies `a.b[0].c=VALUE`; VALUE is read as YAML.
+
+        Raises:
+            SpecFileError: the assignment or its path makes no sense.
+        """
+        key, equals, text = assignment.partition("=")
+        path = parse_path(key.strip())
+        if not equals or not path:
+            raise SpecFileError([f"--set {assignment}: expected OPTION=VALUE, as in optimizer.learning_rate=1e-4"])
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SpecFileError([f"--set {assignment}: {error}"]) from error
+        place: Any = self.plain
+        for step, following in zip(path, [*path[1:], None], strict=True):
+            is_last = following is None
+            if isinstance(place, dict) and isinstance(step, str):
+                if is_last:
+                    place[step] = value
+                else:
+                    place = place.setdefault(step, [] if isinstance(following, int) else {})
+            elif isinstance(place, list) and isinstance(step, int) and step <= len(place):
+                if step == len(place):
+                    place.append({})
+                if is_last:
+                    place[step] = value
+                else:
+                    place = place[step]
+            else:
+                raise SpecFileError([f"--set {assignment}: {path_text(path)} leads nowhere in this spec"])
+
+
+def read_spec(data: bytes, source: str) -> SpecFile:
+    """Parses a spec's YAML; whether the options are right is `checked`'s business.
+
+    Raises:
+        SpecFileError: not UTF-8, not YAML, not a mapping, or a key that stands there twice.
+    """
+    if len(data) > MAX_BYTES:
+        raise SpecFileError([f"{source}: {len(data)} bytes; a spec has at most {MAX_BYTES}"])
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecFileError([f"{source}: byte {error.start} is not UTF-8"]) from error
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            spec = SpecFile(source)
+            plain = _Reader(loader, spec).read(node, ()) if node is not None else {}
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise SpecFileError([f"{source}:{mark.line + 1 if mark else 1}: {error.problem or error.context}"]) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SpecFileError([f"{source}: {error}"]) from error
+    if not isinstance(plain, dict):
+        raise SpecFileError([f"{source}:1: expected options (NAME: VALUE), not a {type(plain).__name__}"])
+    spec.plain = plain
+    return spec
+
+
+class _Reader:
+    """Nodes to plain values; safe tags only."""
+
+    def __init__(self, loader: Any, spec: SpecFile) -> None:
+        self._loader = loader
+        self._spec = spec
+        self._nodes = 0
+
+    def read(self, node: yaml.Node, path: Path) -> Any:
+        self._nodes += 1
+        line = node.start_mark.line + 1
+        if self._nodes > MAX_NODES or len(path) > 50:
+            raise SpecFileError([f"{self._spec.source}:{line}: too large or too deep for a spec"])
+        self._spec.lines.setdefault(path, line)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return self._loader.construct_object(node, deep=True)
+        plain: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key, key_line = self._key(key_node), key_node.start_mark.line + 1
+            if key in plain:
+                first = self._spec.lines[(*path, key)]
+                where = path_text((*path, key))
+                raise SpecFileError(
+                    [f"{self._spec.source}:{key_line}: {where}: it stands there twice (first in line {first})"]
+                )
+            self._spec.lines[(*path, key)] = key_line
+            plain[key] = self.read(value_node, (*path, key))
+        return plain
+
+    def _key(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise SpecFileError([f"{self._spec.source}:{node.start_mark.line + 1}: an option's name is a plain word"])
+        return str(node.value)
+
+
+def parse_path(text: str) -> Path:
+    """`data[0].dataset` as its steps; empty if it is no path."""
+    steps: list[str | int] = []
+    position = 0
+    while position < len(text):
+        match = _STEP.match(text, position)
+        if match is None:
+            return ()
+        steps.append(match[1] if match[1] is not None else int(match[2]))
+        position = match.end()
+    return tuple(steps)

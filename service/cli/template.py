@@ -1,0 +1,135 @@
+"""`posttrain init`: a commented spec with every option of a kind, its meaning, range and default."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, Final, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from posttrain.engine.spec import KINDS, NAME_PATTERN, REF_PATTERN
+
+WIDTH: Final = 100
+
+# Something to put where an option has no default; a person puts their own.
+_PLACEHOLDERS: Final[dict[str, Any]] = {
+    "base": "tiny-base@1",
+    "output": "my-model",
+    "version": "my-model@1",
+    "dataset": "my-data@1",
+    "suites": ["instruction_following"],
+}
+_PATTERNS: Final = {NAME_PATTERN: "a name", REF_PATTERN: "NAME@NUMBER or NAME@ALIAS"}
+
+
+def template(kind: str) -> str:
+    """The YAML of a kind: valid as it is but for the names in it, equal to the defaults everywhere else."""
+    model = KINDS[kind]
+    lines = [
+        f"# {(model.__doc__ or kind).strip()}",
+        "# Options that stand at their default can be left out.",
+        "",
+        f"kind: {kind}",
+    ]
+    for name in sorted(model.model_fields, key=lambda item: not model.model_fields[item].is_required()):
+        if name != "kind":
+            lines += ["", *_option(model, name)]
+    return "\n".join(lines) + "\n"
+
+
+def _option(model: type[BaseModel], name: str) -> list[str]:
+    """An option's comment and its lines of YAML."""
+    field = model.model_fields[name]
+    alternatives = _alternatives(field)
+    if alternatives:
+        return _choice(name, field, alternatives)
+    nested = _nested(field)
+    if nested is not None and _is_list(field):
+        return [*_comment(field, "a list"), f"{name}:", *_indent(_fields(nested), first="  - ", rest="    ")]
+    if nested is not None:
+        return [*_comment(field), f"{name}:", *_indent(_fields(nested))]
+    value = _PLACEHOLDERS[name] if field.is_required() else field.get_default(call_default_factory=True)
+    return [*_comment(field, _kind(model, name)), f"{name}: {_scalar(value)}"]
+
+
+def _choice(name: str, field: FieldInfo, alternatives: dict[str, type[BaseModel]]) -> list[str]:
+    """A tagged choice: the default in force, the others beside it as comments."""
+    default = field.get_default(call_default_factory=True)
+    chosen = default.type if isinstance(default, BaseModel) and hasattr(default, "type") else next(iter(alternatives))
+    lines = [*_comment(field, f"one of: {', '.join(alternatives)}"), f"{name}:"]
+    for tag in sorted(alternatives, key=lambda item: item != chosen):
+        block = _indent([f"type: {tag}", *_fields(alternatives[tag])])
+        if tag == chosen:
+            lines += block
+        else:
+            lines += [f"# {name}:", *(f"# {line}".rstrip() for line in block)]
+    return lines
+
+
+def _fields(model: type[BaseModel]) -> list[str]:
+    return [line for name in model.model_fields if name != "type" for line in _option(model, name)]
+
+
+def _comment(field: FieldInfo, kind: str = "") -> list[str]:
+    parts = [kind, "needed" if field.is_required() else ""]
+    head = "; ".join(part for part in parts if part)
+    text = f"{field.description} ({head})" if field.description and head else field.description or head
+    return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _kind(model: type[BaseModel], name: str) -> str:
+    """Type and range of a plain option, in words."""
+    schema = model.model_json_schema()["properties"][name]
+    if "enum" in schema or "const" in schema:
+        return "one of: " + ", ".join(schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return "a list"
+    if "pattern" in schema:
+        if "NAME@" in schema.get("description", ""):
+            return ""
+        return _PATTERNS.get(schema["pattern"], f"of the form {schema['pattern']}")
+    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema and abs(schema[key]) < 1e6]
+    return f"{words[schema['type']]} {' and '.join(bounds)}".rstrip()
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is list
+
+
+def _nested(field: FieldInfo) -> type[BaseModel] | None:
+    """The options that a field holds, singly or as a list; None for a plain value."""
+    inner = get_args(field.annotation)[0] if _is_list(field) else field.annotation
+    return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+
+
+def _alternatives(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """Tag -> options, of a tagged choice; empty for anything else."""
+    if field.discriminator is None and not any(getattr(item, "discriminator", None) for item in field.metadata):
+        return {}
+    return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(field.annotation)}
+
+
+def _scalar(value: object) -> str:
+    """A plain value as YAML on one line."""
+    assert value is not PydanticUndefined
+    if isinstance(value, float):
+        text = repr(value)
+        return text if "e" not in text or "." in text else text.replace("e", ".0e")  # YAML 1.1 reads 2e-05 as text
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("...\n").strip()
+
+
+def _indent(lines: list[str], first: str = "  ", rest: str = "  ") -> list[str]:
+    """Indents; with a list's dash, the comments before the first option stay above it."""
+    if first == rest:
+        return [f"{rest}{line}" for line in lines]
+    start = next(index for index, line in enumerate(lines) if not line.startswith("#"))
+    return [
+        *(f"  {line}" for line in lines[:start]),
+        f"{first}{lines[start]}",
+        *(f"{rest}{line}" for line in lines[start + 1 :]),
+    ]
