@@ -4,6 +4,7 @@
     └── ServiceError
         ├── InvalidFieldError(ValueError)    a request's field is wrong; names each
         ├── IllegalTransitionError           a job's state does not allow this
+        ├── BadResumeTokenError(ValueError)  a watch cannot go on where this token says
         ├── BusyError                        all places of a kind are taken
         ├── LaunchError(OSError)             a worker process could not be started
         ├── ChainError                       a step after training cannot be done
@@ -43,6 +44,11 @@ class InvalidFieldError(ServiceError, ValueError):
 class IllegalTransitionError(ServiceError):
     code = "ILLEGAL_TRANSITION"
     hint = "look at the job's state first (`posttrain jobs get`)"
+
+
+class BadResumeTokenError(ServiceError, ValueError):
+    code = "BAD_RESUME_TOKEN"
+    hint = "watch again without a token; it starts with a snapshot"
 
 
 class BusyError(ServiceError):

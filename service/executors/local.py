@@ -1,9 +1,10 @@
 """Workers as processes of this machine.
 
-One worker per attempt is held by a lock on the attempt folder (`attempt.lock`, flock). The executor takes the lock first and hands the
-locked descriptor to the process that it starts: whoever dies at whatever moment, the lock is held exactly while the launch or the worker
-goes on. A service that starts anew asks the lock, so it neither starts a second worker nor takes a recycled process id for its own. The
-worker writes its process id and start time into `worker.json`; they are used for signals only, and the start time does not move with the clock.
+One worker per attempt is held by a lock on the attempt folder (`attempt.lock`, flock). The executor takes the lock
+first and hands the locked descriptor to the process that it starts: whoever dies at whatever moment, the lock is held
+exactly while the launch or the worker goes on. A service that starts anew asks the lock, so it neither starts a second
+worker nor takes a recycled process id for its own. The worker writes its process id and start time (which does not move
+with the clock) into `worker.json`; they are used for signals and age only.
 
 A worker is the leader of a session of its own: it outlives the service, and its children are ended with it.
 """
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from posttrain.engine.task import LOG_FILE
 from posttrain.service.errors import LaunchError
-from posttrain.service.executors.base import Liveness
+from posttrain.service.executors.base import Look
 
 LOCK_FILE = "attempt.lock"
 WORKER_FILE = "worker.json"
@@ -34,8 +35,8 @@ POLL_S = 0.05
 
 # All that a worker gets of the service's environment: what Python, torch and a GPU need, and no credentials.
 PASSED_VARIABLES = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES",
-    "CUDA_HOME", "HF_HOME", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS",
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES", "HF_HOME", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS",
 )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ class LocalExecutor:
             return
         try:
             with open(folder / LOG_FILE, "ab") as log:
-                self._children[folder] = subprocess.Popen(  # noqa: ASYNC220 - a fork and no wait
+                self._children[folder] = subprocess.Popen(
                     [*self._command, str(folder), "--lock-fd", str(descriptor)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -77,23 +78,27 @@ class LocalExecutor:
         finally:
             os.close(descriptor)
 
-    async def look(self, folder: Path) -> Liveness:
+    async def look(self, folder: Path) -> Look:
         self._reap(folder)
+        if not (folder / LOCK_FILE).exists():
+            return Look(alive=False)
         descriptor = _try_lock(folder, fcntl.LOCK_SH)
         if descriptor is not None:
             os.close(descriptor)
-            return Liveness.NONE
+            return Look(alive=False)
         record = read_worker(folder)
-        if record is None or _process(record) is not None:
-            return Liveness.ALIVE
+        if record is None:
+            return Look(alive=True)
+        if _process(record) is not None:
+            return Look(alive=True, age_s=_age_s(record))
         # The leader is gone, a child of it still holds the lock: nobody will write an exit record any more.
         await asyncio.to_thread(_end_session, record)
-        return Liveness.NONE
+        return Look(alive=False)
 
     async def stop(self, folder: Path, grace_s: float) -> None:
         deadline = time.monotonic() + grace_s
         asked = False
-        while await self.look(folder) is Liveness.ALIVE:
+        while (await self.look(folder)).alive:
             record = read_worker(folder)
             process = None if record is None else _process(record)
             if record is not None and process is not None:
@@ -155,6 +160,12 @@ def start_time(pid: int) -> float:
     return float(text.rpartition(")")[2].split()[19])
 
 
+def _age_s(record: WorkerRecord) -> float:
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - record.started / os.sysconf("SC_CLK_TCK")
+    return time.time() - record.started
+
+
 def _try_lock(folder: Path, mode: int) -> int | None:
     """A descriptor that holds the attempt's lock, or None if another process holds it."""
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -185,7 +196,7 @@ def _signal(process: psutil.Process, number: signal.Signals) -> bool:
 
 
 def _end_session(record: WorkerRecord) -> None:
-    """Kills the worker and whatever it started, by session. A session id is not given out again while anyone is in it."""
+    """Kills the worker and whatever it started, by session: its id is not given out again while anyone is in it."""
     for process in psutil.process_iter():
         try:
             ours = os.getsid(process.pid) == record.pid

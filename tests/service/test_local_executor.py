@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 from posttrain.service.errors import LaunchError
-from posttrain.service.executors.base import Liveness
 from posttrain.service.executors.local import (
     LocalExecutor,
     WorkerRecord,
@@ -79,9 +78,10 @@ async def test_one_attempt_has_one_worker_whoever_asks(make: Callable[[str], tup
     # Before the worker has said anything: a second launch, by this service and by one that knows nothing of it.
     second, _ = make("")
     await asyncio.gather(first.launch(folder), second.launch(folder), second.launch(folder))
-    assert await second.look(folder) is Liveness.ALIVE
+    assert (await second.look(folder)).alive
     record = await started(folder)
     await asyncio.sleep(0.3)
+    assert 0.2 < (await second.look(folder)).age_s < 60
     assert (folder / "started").read_text().split() == [str(record.pid)]
     assert os.getsid(record.pid) == record.pid != os.getsid(0)
     assert (folder / "worker.log").read_text() == "at work\n"
@@ -95,7 +95,7 @@ async def test_stop_asks_first(make: Callable[[str], tuple[LocalExecutor, Path]]
     await executor.stop(folder, 30)
     assert time.monotonic() - begin < 10
     assert not psutil.pid_exists(record.pid)
-    assert await executor.look(folder) is Liveness.NONE
+    assert not (await executor.look(folder)).alive
 
 
 async def test_stop_ends_who_does_not_listen(make: Callable[[str], tuple[LocalExecutor, Path]]) -> None:
@@ -115,7 +115,7 @@ async def test_children_end_with_a_killed_worker(make: Callable[[str], tuple[Loc
     child = psutil.Process(int((folder / "child").read_text()))
     os.kill(record.pid, signal.SIGKILL)
     for _ in range(200):
-        if await executor.look(folder) is Liveness.NONE:
+        if not (await executor.look(folder)).alive:
             break
         await asyncio.sleep(0.02)
     psutil.wait_procs([child], timeout=5)
@@ -130,7 +130,7 @@ async def test_a_recycled_process_id_is_not_signalled(make: Callable[[str], tupl
         (folder / "worker.json").write_text(
             WorkerRecord(pid=bystander.pid, started=start_time(bystander.pid) - 1).model_dump_json()
         )
-        assert await executor.look(folder) is Liveness.NONE
+        assert not (await executor.look(folder)).alive
         holder = subprocess.Popen(  # somebody holds the lock, and the record is not about them
             [sys.executable, "-c", "import fcntl,sys,time\nf=open(sys.argv[1],'w')\nfcntl.flock(f,fcntl.LOCK_EX)\nprint(1,flush=True)\n"
              "time.sleep(300)", str(folder / "attempt.lock")], stdout=subprocess.PIPE,
@@ -163,7 +163,7 @@ def test_a_service_that_dies_right_after_the_launch(
     assert done.returncode == -signal.SIGKILL
 
     async def restarted() -> None:
-        assert await executor.look(folder) is Liveness.ALIVE
+        assert (await executor.look(folder)).alive
         await executor.launch(folder)
         record = await started(folder)
         await asyncio.sleep(0.3)
@@ -176,7 +176,7 @@ async def test_a_worker_that_cannot_start_leaves_no_lock(tmp_path: Path) -> None
     executor = LocalExecutor(command=(str(tmp_path / "nothing"),))
     with pytest.raises(LaunchError, match="cannot start"):
         await executor.launch(tmp_path)
-    assert await executor.look(tmp_path) is Liveness.NONE
+    assert not (await executor.look(tmp_path)).alive
 
 
 def test_no_secret_reaches_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
