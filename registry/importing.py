@@ -1,6 +1,6 @@
 """Models from outside: a folder, the base that the package ships, a GGUF file, or an id on the hub.
 
-An import copies only safetensors, configurations and tokenizer files. Its role is `base` where there is no chat template.
+An import copies only safetensors, configurations and tokenizer files. Without a chat template its role is `base`.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _convert(source: Path, target: Path) -> None:
 
 def _download(hub_id: str, target: Path) -> str:
     """Fetches the files that count; returns the revision."""
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -199,7 +199,7 @@ def _download(hub_id: str, target: Path) -> str:
         snapshot_download(hub_id, revision=revision, local_dir=target, allow_patterns=HUB_PATTERNS)
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(f"{hub_id}: the hub has no such model, or it is private") from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, TimeoutError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HubError(f"{hub_id} cannot be fetched: {reason[:300]}") from error
     return revision

@@ -285,7 +285,7 @@ def model_input(store: Store, project: str, ref: str) -> ModelInput:
         while chain[-1][1].form == "adapter":
             parent = version_by_id(tx, chain[-1][0].parent)
             chain.append((parent, checked_manifest(tx, parent)))
-    paths = [str(store.artifacts.materialise(record.digest, manifest.digests)) for record, manifest in reversed(chain)]
+    paths = [str(store.artifacts.materialise(manifest.digests)) for _, manifest in reversed(chain)]
     return ModelInput(
         ref=version.ref,
         path=paths[0],

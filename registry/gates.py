@@ -1,0 +1,248 @@
+"""Gate runs: a verdict over stored rows, kept with everything needed to compute it again."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlmodel import col, desc, select
+
+from posttrain.engine.spec import canonical_json, sha256_text
+from posttrain.evals.errors import EvalError
+from posttrain.evals.gate import run_gate
+from posttrain.evals.policy import Baseline, Policy
+from posttrain.evals.report import GateReport
+from posttrain.registry.errors import InvalidArgumentError, NotFoundError, TamperedError, Unmet, UnmetError
+from posttrain.registry.evaluations import get_run, load_run
+from posttrain.registry.paging import Page
+from posttrain.registry.refs import check_alias, shown
+from posttrain.registry.store import Store
+from posttrain.registry.suites import list_suites
+from posttrain.registry.tables import AliasRecord, EvalRunRecord, GateRunRecord, PolicyRecord, VersionRecord
+from posttrain.registry.transaction import TransactionBase
+from posttrain.registry.versions import checked_manifest, get_version, version_by_id
+
+BASELINES: tuple[Baseline, ...] = ("parent", "champion")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a gate compares: one run of the candidate, and one of each baseline that there is."""
+
+    version: VersionRecord
+    candidate: EvalRunRecord
+    baselines: dict[Baseline, tuple[VersionRecord, EvalRunRecord]]
+
+
+def create_gate_run(
+    store: Store,
+    project: str,
+    candidate: str,
+    policy: Policy,
+    alias: str,
+    runs: Mapping[str, str] | None = None,
+    actor: str = "",
+) -> GateRunRecord:
+    """Judges a version under a policy against its parent and the alias's champion. Equal inputs: the same gate run.
+
+    `runs` names the evaluations (`candidate`, `parent`, `champion` -> id); those not named are the newest that fit.
+
+    Raises:
+        NotFoundError: no such version or evaluation.
+        UnmetError: an evaluation is missing; the items say which.
+        InvalidArgumentError: an evaluation named in `runs` is of another version.
+        TamperedError: rows or a manifest were changed.
+    """
+    check_alias(alias)
+    with store.read() as tx:
+        evidence = gather(tx, project, get_version(tx, project, candidate), policy, alias, runs or {})
+        champion = evidence.baselines.get("champion")
+    report = compute(store, policy, evidence)
+    text = report.canonical_json()
+    inputs = {
+        "version": evidence.version.digest,
+        "alias": alias,
+        "policy": policy.digest,
+        "candidate": evidence.candidate.rows_digest,
+        "baselines": {name: [version.digest, run.rows_digest] for name, (version, run) in evidence.baselines.items()},
+        "report": report.digest,  # the same inputs judged by other code are another gate run
+    }
+    digest = sha256_text(canonical_json(inputs))
+    with store.transaction(actor) as tx:
+        query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.input_digest == digest)
+        known = tx.session.exec(query).first()
+        if known is not None:
+            return known
+        if tx.session.get(PolicyRecord, (project, policy.digest)) is None:
+            tx.add(
+                PolicyRecord(
+                    project=project, digest=policy.digest, name=policy.name, text=canonical_json(policy), created=tx.now
+                )
+            )
+        assert evidence.version.id is not None
+        record = tx.add(
+            GateRunRecord(
+                id=f"gate-{secrets.token_hex(5)}",
+                project=project,
+                input_digest=digest,
+                version=evidence.version.id,
+                version_digest=evidence.version.digest,
+                alias=alias,
+                policy=policy.name,
+                policy_digest=policy.digest,
+                candidate_run=evidence.candidate.id,
+                baselines=[
+                    {"name": name, "ref": version.ref, "digest": version.digest, "eval_run": run.id}
+                    for name, (version, run) in sorted(evidence.baselines.items())
+                ],
+                verdict=report.verdict,
+                improved=report.improved,
+                report_json=text,
+                report_digest=report.digest,
+                created=tx.now,
+            )
+        )
+        body = {
+            "version": evidence.version.ref,
+            "verdict": report.verdict,
+            "report": report.digest,
+            "champion": champion[0].ref if champion else "",
+        }
+        tx.audit(project, "gate.run", f"gateRuns/{record.id}", body)
+        return record
+
+
+def gather(
+    tx: TransactionBase, project: str, version: VersionRecord, policy: Policy, alias: str, runs: Mapping[str, str]
+) -> Evidence:
+    """Finds the evaluations that a gate needs, as `create_gate_run` says."""
+    unknown = set(runs) - {"candidate", *BASELINES}
+    if unknown:
+        raise InvalidArgumentError(f"{shown(sorted(unknown)[0])} is no side of a gate", "runs")
+    named = tx.session.get(AliasRecord, (project, version.model, alias))
+    sides: dict[Baseline, VersionRecord] = {}
+    if version.parent is not None:
+        sides["parent"] = version_by_id(tx, version.parent)
+    if named is not None:
+        sides["champion"] = version_by_id(tx, named.version)
+    suites = {suite.name: suite.digest for suite in list_suites(tx, project)}
+    wanted = {name: suites.get(name, "") for name in policy.suites}
+    missing = [
+        Unmet("NO_SUITE", name, f"the policy names suite {name}, which is not registered")
+        for name, digest in wanted.items()
+        if not digest
+    ]
+    found: dict[str, EvalRunRecord] = {}
+    for side, subject in [("candidate", version), *sides.items()]:
+        checked_manifest(tx, subject)
+        run = _pick(tx, project, subject, policy, wanted, runs.get(side, ""), version.template_digest)
+        if run is None:
+            under = "its own template" if subject.template_digest else f"the template of {version.ref}"
+            names = ", ".join(policy.suites)
+            message = f"{subject.ref} ({side}) was not evaluated on {names} ({policy.shard} shard) under {under}"
+            missing.append(Unmet("NO_EVIDENCE", subject.ref, message, baseline="" if side == "candidate" else side))
+        else:
+            found[side] = run
+    if missing:
+        raise UnmetError("; ".join(item.message for item in missing), missing, "evaluate what is missing")
+    return Evidence(version, found["candidate"], {side: (subject, found[side]) for side, subject in sides.items()})
+
+
+def _pick(
+    tx: TransactionBase,
+    project: str,
+    subject: VersionRecord,
+    policy: Policy,
+    suites: Mapping[str, str],
+    run_id: str,
+    template_digest: str,
+) -> EvalRunRecord | None:
+    if run_id:
+        run = get_run(tx, project, run_id)
+        if run.version != subject.id or run.version_digest != subject.digest:
+            raise InvalidArgumentError(f"evaluation {run.id} is not of {subject.ref}", "runs")
+        return run
+    query = select(EvalRunRecord).where(
+        EvalRunRecord.project == project, EvalRunRecord.version == subject.id, EvalRunRecord.shard == policy.shard
+    )
+    for run in tx.session.exec(query.order_by(desc(EvalRunRecord.seq))).all():
+        if subject.template_digest:
+            fits = run.template == "own"
+        else:
+            fits = run.template.startswith("version:") and run.template_digest == template_digest
+        if fits and all(run.suites.get(name) == digest for name, digest in suites.items()):
+            return run
+    return None
+
+
+def compute(store: Store, policy: Policy, evidence: Evidence) -> GateReport:
+    """The verdict over the stored rows, every byte hashed again.
+
+    Raises:
+        TamperedError: rows are not what was recorded.
+    """
+    baselines = {name: load_run(store, run) for name, (_, run) in evidence.baselines.items()}
+    return run_gate(policy, load_run(store, evidence.candidate), baselines)
+
+
+def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
+    """Computes a gate run again from what is stored; empty: the verdict stands, byte for byte."""
+    try:
+        with store.read() as tx:
+            policy = stored_policy(tx, project, gate.policy_digest)
+            version = version_by_id(tx, gate.version)
+            sides: dict[Baseline, tuple[VersionRecord, EvalRunRecord]] = {}
+            for item in gate.baselines:
+                run = get_run(tx, project, item["eval_run"])
+                name: Baseline = "parent" if item["name"] == "parent" else "champion"
+                sides[name] = (version_by_id(tx, run.version), run)
+            evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides)
+        report = compute(store, policy, evidence)
+    except (TamperedError, NotFoundError, EvalError) as error:
+        return [Unmet("TAMPERED", gate.id, f"the evidence of {gate.id} was changed: {error}")]
+    stored = sha256_text(gate.report_json)
+    if not report.digest == gate.report_digest == stored or report.verdict != gate.verdict:
+        return [Unmet("TAMPERED", gate.id, f"{gate.id} computed again gives {report.verdict} and another report")]
+    owners = [(version, report.candidate), *((sides[name][0], info) for name, info in report.baselines.items())]
+    return [
+        Unmet("TAMPERED", gate.id, f"rows of {gate.id} are not of {owner.ref}")
+        for owner, info in owners
+        if info.manifest_digest != owner.digest
+    ]
+
+
+def stored_policy(tx: TransactionBase, project: str, digest: str) -> Policy:
+    """A policy as it was used.
+
+    Raises:
+        TamperedError: missing, or its text does not have this digest.
+    """
+    record = tx.session.get(PolicyRecord, (project, digest))
+    if record is None or sha256_text(record.text) != digest:
+        raise TamperedError(f"the policy {digest} is not what was used")
+    return Policy.model_validate_json(record.text)
+
+
+def get_gate_run(tx: TransactionBase, project: str, gate_id: str) -> GateRunRecord:
+    """Raises NotFoundError."""
+    query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.id == gate_id)
+    return tx.one(query, f"no gate run {shown(gate_id)}")
+
+
+def newest_gate_run(tx: TransactionBase, version: VersionRecord, alias: str = "") -> GateRunRecord | None:
+    """The newest gate run of a version (for an alias); None: it was never judged."""
+    query = select(GateRunRecord).where(GateRunRecord.version == version.id)
+    if alias:
+        query = query.where(GateRunRecord.alias == alias)
+    return tx.session.exec(query.order_by(desc(GateRunRecord.seq)).limit(1)).first()
+
+
+def list_gate_runs(
+    tx: TransactionBase, project: str, candidate: str = "", size: int = 0, token: str = ""
+) -> Page[GateRunRecord]:
+    """Newest first; of one version (a ref), or of all."""
+    query = select(GateRunRecord).where(GateRunRecord.project == project)
+    if candidate:
+        query = query.where(GateRunRecord.version == get_version(tx, project, candidate).id)
+    return tx.page(query, col(GateRunRecord.seq), f"gates {project} {candidate}", size, token)

@@ -1,0 +1,252 @@
+"""Promotion: the one way by which an alias gets a new version, a transaction over stored evidence.
+
+An alias moves only if, all at once: a gate run says PASS; it is of this version (by manifest digest) and this alias;
+its rows, hashed and judged again, give the same report; its policy is in force and guards this alias; its suites are the
+registered ones; the champion it judged against is still the champion; nobody moved the alias meanwhile.
+Anything else is a REFUSED promotion that says what is missing. One transaction writes promotion, move, alias and audit.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict
+
+from sqlmodel import col, select
+
+from posttrain.engine.spec import canonical_json, sha256_text
+from posttrain.evals.errors import PolicyError
+from posttrain.evals.policy import Policy, load_policy
+from posttrain.evals.report import parse_report
+from posttrain.registry import aliases
+from posttrain.registry.errors import PromotionRefusedError, TamperedError, Unmet
+from posttrain.registry.evaluations import get_run
+from posttrain.registry.gates import get_gate_run, newest_gate_run, recheck
+from posttrain.registry.paging import Page
+from posttrain.registry.refs import check_alias, shown
+from posttrain.registry.store import Store
+from posttrain.registry.suites import list_suites
+from posttrain.registry.tables import AliasRecord, GateRunRecord, PromotionRecord, VersionRecord
+from posttrain.registry.transaction import TransactionBase
+from posttrain.registry.versions import checked_manifest, get_version, version_by_id
+
+APPLIED, REFUSED = "APPLIED", "REFUSED"
+
+
+def promote(
+    store: Store,
+    project: str,
+    version: str,
+    alias: str,
+    gate_run: str = "",
+    reason: str = "",
+    expected_etag: str = "",
+    job: str = "",
+    request_id: str = "",
+    validate_only: bool = False,
+    actor: str = "",
+    policies: Callable[[str], Policy] = load_policy,
+) -> PromotionRecord:
+    """Moves an alias if the evidence holds; the record says APPLIED or REFUSED (see `raise_if_refused`).
+
+    `gate_run` empty: the newest of this version and alias. The same `request_id` or `job` again: the promotion recorded
+    then. `validate_only` records and moves nothing. `policies` gives the policy in force by its name.
+
+    Raises:
+        NotFoundError: no such version or gate run.
+        ConflictError: the alias is not at `expected_etag`.
+        AlreadyExistsError: the request id was used for something else.
+    """
+    check_alias(alias)
+    payload = canonical_json({"version": version, "alias": alias, "gate_run": gate_run, "etag": expected_etag})
+    with store.read() as tx:
+        known = _known(tx, project, job, request_id, payload)
+        if known is not None:
+            return known
+        candidate = get_version(tx, project, version)
+        gate = get_gate_run(tx, project, gate_run) if gate_run else newest_gate_run(tx, candidate, alias)
+    tampered = _check_bytes(store, project, candidate, gate)
+    with store.transaction(actor) as tx:
+        known = _known(tx, project, job, request_id, payload)
+        if known is not None:
+            return known
+        current = tx.session.get(AliasRecord, (project, candidate.model, alias))
+        aliases.check_etag(current, expected_etag)
+        missing = [*_check_records(tx, candidate, alias, policies, gate, current), *tampered]
+        assert candidate.id is not None
+        record = PromotionRecord(
+            id=f"promotion-{secrets.token_hex(5)}",
+            project=project,
+            model=candidate.model,
+            alias=alias,
+            version=candidate.id,
+            version_digest=candidate.digest,
+            gate_run=gate.id if gate else None,
+            outcome=REFUSED if missing else APPLIED,
+            missing=[asdict(item) for item in missing],
+            improved=bool(gate and gate.improved and not missing),
+            from_version=current.version if current else None,
+            reason=reason,
+            job=job or None,
+            actor=actor,
+            created=tx.now,
+        )
+        if validate_only:
+            return record
+        tx.add(record)
+        if not missing:
+            aliases.move(tx, candidate, alias, "promotion", reason, record.id)
+        tx.remember(project, "CreatePromotion", request_id, payload, record.id)
+        body = {"outcome": record.outcome, "version": candidate.ref, "alias": alias, "gate": record.gate_run or ""}
+        tx.audit(project, "promotion", f"promotions/{record.id}", body | {"missing": [item.code for item in missing]})
+        return record
+
+
+def raise_if_refused(record: PromotionRecord) -> PromotionRecord:
+    """The record of an applied promotion.
+
+    Raises:
+        PromotionRefusedError: it was refused; the items say what is missing.
+    """
+    if record.outcome == REFUSED:
+        items = [Unmet(**item) for item in record.missing]
+        message = f"{record.model}@{record.alias} was not moved: " + "; ".join(item.message for item in items)
+        raise PromotionRefusedError(message, items, record.id)
+    return record
+
+
+def _known(tx: TransactionBase, project: str, job: str, request_id: str, payload: str) -> PromotionRecord | None:
+    answer = tx.recall(project, "CreatePromotion", request_id, payload)
+    if answer:
+        return get_promotion(tx, project, answer)
+    if not job:
+        return None
+    return tx.session.exec(
+        select(PromotionRecord).where(PromotionRecord.project == project, PromotionRecord.job == job)
+    ).first()
+
+
+def _check_bytes(store: Store, project: str, candidate: VersionRecord, gate: GateRunRecord | None) -> list[Unmet]:
+    """Hashes the candidate's files and computes the verdict again; before the transaction, because it takes time."""
+    found = recheck(store, project, gate) if gate else []
+    try:
+        with store.read() as tx:
+            files = checked_manifest(tx, candidate).digests
+        for sha256 in files.values():
+            store.artifacts.verify(sha256)
+    except TamperedError as error:
+        found.append(Unmet("TAMPERED", candidate.ref, f"{candidate.ref} was changed: {error}"))
+    return found
+
+
+def _check_records(
+    tx: TransactionBase,
+    candidate: VersionRecord,
+    alias: str,
+    policies: Callable[[str], Policy],
+    gate: GateRunRecord | None,
+    current: AliasRecord | None,
+) -> list[Unmet]:
+    if gate is None:
+        message = f"{candidate.ref} has no gate run for {alias}"
+        return [Unmet("NO_GATE_RUN", candidate.ref, message)]
+    found = []
+    if gate.version != candidate.id or gate.version_digest != candidate.digest:
+        found.append(Unmet("WRONG_VERSION", gate.id, f"{gate.id} judged another version than {candidate.ref}"))
+    if gate.alias != alias:
+        found.append(Unmet("WRONG_ALIAS", gate.id, f"{gate.id} judged for {gate.alias}, not for {alias}"))
+    found += _check_policy(gate, policies)
+    if gate.verdict != "PASS":
+        found += _why(gate)
+    found += _check_champion(tx, candidate, gate, current)
+    found += _check_suites(tx, gate)
+    return found
+
+
+def _check_policy(gate: GateRunRecord, policies: Callable[[str], Policy]) -> list[Unmet]:
+    try:
+        policy = policies(gate.policy)
+    except PolicyError as error:
+        return [Unmet("STALE", gate.policy, f"policy {gate.policy} is not in force: {error}")]
+    if (policy.name, policy.digest) != (gate.policy, gate.policy_digest):
+        return [Unmet("STALE", gate.policy, f"policy {gate.policy} has changed since {gate.id}")]
+    return []
+
+
+def _why(gate: GateRunRecord) -> list[Unmet]:
+    found = [Unmet(gate.verdict, gate.id, f"the verdict of {gate.id} is {gate.verdict}")]
+    if sha256_text(gate.report_json) != gate.report_digest:
+        return found  # tampered with, as `recheck` says
+    report = parse_report(gate.report_json)
+    for reason in report.reasons:
+        metric = "/".join(part for part in (reason.suite, reason.metric) if part)
+        found.append(Unmet(reason.code, metric or gate.id, reason.message, metric, reason.baseline))
+    for result in report.results:
+        if result.verdict not in ("PASS", "SKIPPED"):
+            metric = f"{result.suite}/{result.metric}"
+            found.append(
+                Unmet(result.rule.upper(), metric, f"{result.text}: {result.message}", metric, result.baseline)
+            )
+    return found
+
+
+def _check_champion(
+    tx: TransactionBase, candidate: VersionRecord, gate: GateRunRecord, current: AliasRecord | None
+) -> list[Unmet]:
+    judged = next((item["digest"] for item in gate.baselines if item["name"] == "champion"), "")
+    champion = version_by_id(tx, current.version) if current else None
+    found = []
+    if judged != (champion.digest if champion else ""):
+        now = champion.ref if champion else "nothing"
+        found.append(Unmet("STALE", gate.id, f"the alias now names {now}, which {gate.id} did not judge against"))
+    if champion is not None and champion.id == candidate.id:
+        found.append(Unmet("ALREADY_NAMED", candidate.ref, f"the alias names {candidate.ref} already"))
+    guard = _guard(tx, candidate, gate.alias)
+    if guard and guard != gate.policy:
+        message = f"{candidate.model}@{gate.alias} is guarded by policy {guard}, not by {gate.policy}"
+        found.append(Unmet("WRONG_POLICY", gate.policy, message))
+    return found
+
+
+def _guard(tx: TransactionBase, candidate: VersionRecord, alias: str) -> str:
+    """The policy of the alias's first promotion: a candidate cannot choose a laxer one. Empty: it has none yet."""
+    first = (
+        select(PromotionRecord)
+        .where(
+            PromotionRecord.project == candidate.project,
+            PromotionRecord.model == candidate.model,
+            PromotionRecord.alias == alias,
+            PromotionRecord.outcome == APPLIED,
+        )
+        .order_by(col(PromotionRecord.seq))
+        .limit(1)
+    )
+    found = tx.session.exec(first).first()
+    return get_gate_run(tx, candidate.project, found.gate_run).policy if found and found.gate_run else ""
+
+
+def _check_suites(tx: TransactionBase, gate: GateRunRecord) -> list[Unmet]:
+    registered = {suite.name: suite.digest for suite in list_suites(tx, gate.project)}
+    runs = (gate.candidate_run, *(item["eval_run"] for item in gate.baselines))
+    used = [get_run(tx, gate.project, run) for run in runs]
+    return [
+        Unmet("STALE", name, f"suite {name} is not what the evaluations of {gate.id} ran")
+        for name in sorted({name for run in used for name in run.suites})
+        if any(run.suites.get(name, registered.get(name)) != registered.get(name) for run in used)
+    ]
+
+
+def get_promotion(tx: TransactionBase, project: str, promotion_id: str) -> PromotionRecord:
+    """Raises NotFoundError."""
+    query = select(PromotionRecord).where(PromotionRecord.project == project, PromotionRecord.id == promotion_id)
+    return tx.one(query, f"no promotion {shown(promotion_id)}")
+
+
+def list_promotions(
+    tx: TransactionBase, project: str, model: str = "", size: int = 0, token: str = ""
+) -> Page[PromotionRecord]:
+    """Newest first; of one model, or of all."""
+    query = select(PromotionRecord).where(PromotionRecord.project == project)
+    if model:
+        query = query.where(PromotionRecord.model == model)
+    return tx.page(query, col(PromotionRecord.seq), f"promotions {project} {model}", size, token)
