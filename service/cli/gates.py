@@ -48,7 +48,10 @@ def list_suites(settings: Settings, as_json: bool) -> None:
 @json_option
 @server_options
 def add_suite(settings: Settings, manifest: Path, root: Path | None, as_json: bool) -> None:
-    """Copy a suite (NAME.suite.yaml and its sources) into the store."""
+    """Copy a suite of your own into the store.
+
+    MANIFEST is NAME.suite.yaml; its sources are copied too.
+    """
     from posttrain.service.cli.records import echo_json
 
     with settings.connect() as client:

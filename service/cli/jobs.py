@@ -62,9 +62,10 @@ def get(settings: Settings, job: str, as_json: bool) -> None:
 @json_option
 @server_options
 def watch(settings: Settings, job: str, as_json: bool) -> Exit:
-    """Follow JOB and its chain to the end (the exit code tells how it ended), or all jobs until Ctrl-C.
+    """Follow a job and its chain to the end, or all jobs.
 
-    With --json each change is one line: the job as it is then.
+    The exit code tells how JOB ended; without JOB, all jobs are shown until Ctrl-C. With --json each change is one
+    line: the job as it is then.
     """
     from posttrain.service.cli.exits import Exit
     from posttrain.service.cli.follow import PATIENCE_S, exit_of, outcome_of, state_text

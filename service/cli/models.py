@@ -65,7 +65,10 @@ def list_models(settings: Settings, name: str, limit: int, as_json: bool) -> Non
 @json_option
 @server_options
 def get(settings: Settings, ref: str, as_json: bool) -> None:
-    """Show one version: NAME@NUMBER, NAME@ALIAS, or NAME for the newest."""
+    """Show one version.
+
+    REF is NAME@NUMBER, NAME@ALIAS, or NAME for the newest.
+    """
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_model
 
@@ -82,7 +85,10 @@ def get(settings: Settings, ref: str, as_json: bool) -> None:
 @json_option
 @server_options
 def lineage(settings: Settings, ref: str, as_json: bool) -> None:
-    """Show what a version comes from and what came of it; without REF, of everything."""
+    """Show what a version comes from and what came of it.
+
+    Without REF, all versions.
+    """
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_lineage
 
@@ -100,7 +106,10 @@ def lineage(settings: Settings, ref: str, as_json: bool) -> None:
 @json_option
 @server_options
 def export(settings: Settings, ref: str, folder: Path, as_json: bool) -> None:
-    """Write a version as an ordinary Hugging Face folder with a model card. FOLDER must not exist."""
+    """Write a version as an ordinary Hugging Face folder.
+
+    With a model card. FOLDER must not exist.
+    """
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.text import num_bytes
 

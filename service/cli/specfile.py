@@ -15,6 +15,7 @@ from posttrain.service.client.specs import HINT, Path, Problem, check_spec, path
 
 MAX_BYTES: Final = 1 << 20
 MAX_NODES: Final = 20_000  # aliases can make a small file huge
+_PLAIN_TAGS: Final = {"tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 _STEP = re.compile(r"\.?([A-Za-z_][A-Za-z0-9_-]*)|\[(\d+)\]")
 
 
@@ -137,6 +138,8 @@ class _Reader:
         if self._nodes > MAX_NODES or len(path) > 50:
             raise SpecFileError([f"{self._spec.source}:{line}: too large or too deep for a spec"])
         self._spec.lines.setdefault(path, line)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+            raise SpecFileError([f"{self._spec.source}:{line}: tags ({clean(node.tag)}) have no place in a spec"])
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):

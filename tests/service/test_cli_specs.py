@@ -1,0 +1,241 @@
+"""A spec's file: what `init` writes, what `submit` reads, and how it says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.engine.spec import KINDS, parse_spec
+from posttrain.service.cli import run
+from posttrain.service.cli.demo import demo_spec
+from posttrain.service.cli.specfile import SpecFileError, parse_path, read_spec
+from posttrain.service.cli.template import template
+from posttrain.service.client.specs import path_text
+
+EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.yaml"))
+GOOD = """\
+kind: ift
+base: tiny-base@1
+output: bot
+data:
+  - dataset: rows@1
+optimizer:
+  learning_rate: 1e-3
+"""
+
+
+def read(text: str) -> dict[str, Any]:
+    return read_spec(text.encode(), "x.yaml").checked()
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(SpecFileError) as caught:
+        read(text)
+    *lines, hint = str(caught.value).splitlines()
+    assert hint.startswith("hint: ")
+    return lines
+
+
+def test_a_good_spec_gets_its_defaults() -> None:
+    spec = read(GOOD)
+    assert parse_spec(spec) == parse_spec(yaml.safe_load(GOOD))
+    assert spec["optimizer"]["learning_rate"] == 0.001
+    assert spec["batch"]["num_rows"] == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("learning_rate", "lerning_rate"), "7: optimizer.lerning_rate: no such option; did you mean 'learning_rate'?"),
+        (("output: bot\n", ""), " output: this option is needed"),
+        (("1e-3", "fast"), "7: optimizer.learning_rate: input should be a valid number, unable to parse string"),
+        (("1e-3", "-1"), "7: optimizer.learning_rate: input should be greater than 0 (it is -1)"),
+        (("1e-3", ".nan"), "7: optimizer.learning_rate: input should be a finite number (it is nan)"),
+        (("rows@1", "Rows"), "5: data[0].dataset: 'Rows' is not a reference: NAME@NUMBER or, for models, NAME@ALIAS"),
+        (("bot", "../bot"), "3: output: '../bot' is not a name: lower-case letters"),
+        (("kind: ift", "kind: itf"), "1: kind: say which: kind: ift | sft | evaluate; did you mean 'ift'?"),
+        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | evaluate"),
+        (("output: bot", "output: bot\noutput: bat"), "4: output: it stands there twice (first in line 3)"),
+        (
+            ("output: bot", "output: bot\nadapter: {type: lorra}"),
+            "4: adapter.type: say which: type: full | lora; did you mean 'lora'?",
+        ),
+        (("output: bot", "output: bot\nadapter: {rank: 8}"), "4: adapter: say which: type: full | lora"),
+        (
+            ("output: bot", "output: bot\nadapter: {type: lora, rnk: 8}"),
+            "4: adapter.rnk: no such option; did you mean 'rank'?",
+        ),
+        (("output: bot", "output: bot\nthen: {type: gate}"), "4: then.suites: this option is needed"),
+        (
+            ("  learning_rate: 1e-3", "  - 1"),
+            "6: optimizer: expected a mapping of options, not [1]; the options here: ",
+        ),
+        (("output: bot", "output: 'bot"), "8: found unexpected end of stream"),
+        (("output: bot", "output: [bot"), "4: "),
+        ((GOOD, "- a\n- b\n"), "1: expected options (NAME: VALUE), not a list"),
+        ((GOOD, "? [a]\n: b\n"), "1: an option's name is a plain word"),
+        ((GOOD, ""), " kind: say which"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(change: tuple[str, str], message: str) -> None:
+    assert change[0] in GOOD
+    (line,) = problems(GOOD.replace(*change))
+    assert line.startswith(f"x.yaml:{message}")
+
+
+def test_a_misspelt_option_that_is_needed() -> None:
+    assert problems(GOOD.replace("output", "ouput")) == [
+        "x.yaml: output: this option is needed",
+        "x.yaml:3: ouput: no such option; did you mean 'output'?",
+    ]
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    lines = problems(GOOD.replace("learning_rate", "lr").replace("bot", "BOT").replace("rows@1", "rows"))
+    assert [line.split(": ")[1] for line in lines] == ["output", "data[0].dataset", "optimizer.lr"]
+
+
+def test_files_that_are_no_yaml() -> None:
+    with pytest.raises(SpecFileError, match="byte 6 is not UTF-8"):
+        read_spec(b"kind: \xff", "x.yaml")
+    with pytest.raises(SpecFileError, match="at most"):
+        read_spec(b"#" * (2 << 20), "x.yaml")
+    with pytest.raises(SpecFileError, match=r"x\.yaml:1: could not determine a constructor"):
+        read_spec(b"kind: !!python/name:os.system", "x.yaml")
+    with pytest.raises(SpecFileError, match=r"x\.yaml:1: tags"):
+        read_spec(b"kind: !!python/object/apply:os.system ['true']", "x.yaml")
+    levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+    with pytest.raises(SpecFileError, match="too large"):
+        read_spec(f"a0: &a0 x\n{levels}".encode(), "x.yaml")
+    with pytest.raises(SpecFileError):
+        read_spec(b"&a a: *a", "x.yaml")
+    with pytest.raises(SpecFileError, match="too large or too deep"):
+        read_spec(b"a: &a [*a]", "x.yaml")
+    with pytest.raises(SpecFileError):
+        read_spec(b"[" * 5000, "x.yaml")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_give_a_spec_or_an_error(data: bytes) -> None:
+    try:
+        assert isinstance(read_spec(data, "x.yaml").plain, dict)
+    except SpecFileError as error:
+        assert "x.yaml" in str(error)  # noqa: PT017 - either outcome is right, nothing else is
+
+
+@given(
+    st.recursive(
+        st.text("ab", min_size=1),
+        lambda inner: st.lists(inner, min_size=1) | st.dictionaries(st.text("ab", min_size=1), inner, min_size=1),
+        max_leaves=8,
+    )
+)
+def test_paths_read_as_they_are_written(value: Any) -> None:
+    path: tuple[str | int, ...] = ("x",)
+    while not isinstance(value, str):
+        step = next(iter(value)) if isinstance(value, dict) else len(value) - 1
+        path, value = (*path, step), value[step]
+    assert parse_path(path_text(path)) == path
+
+
+@pytest.mark.parametrize(
+    ("assignment", "check"),
+    [
+        ("optimizer.learning_rate=2e-4", lambda s: s["optimizer"]["learning_rate"] == 2e-4),
+        ("batch.num_rows=8", lambda s: s["batch"]["num_rows"] == 8),
+        ("data[0].dataset=other@2", lambda s: s["data"][0]["dataset"] == "other@2"),
+        ("data[1].dataset=other@2", lambda s: len(s["data"]) == 2),
+        ("display_name=a = b", lambda s: s["display_name"] == "a = b"),
+        ("adapter.type=lora", lambda s: s["adapter"]["rank"] == 16),
+        ("adapter={type: lora, rank: 4}", lambda s: s["adapter"]["rank"] == 4),
+    ],
+)
+def test_an_option_from_the_command_line(assignment: str, check: Any) -> None:
+    file = read_spec(GOOD.encode(), "x.yaml")
+    file.set(assignment)
+    assert check(file.checked())
+
+
+@pytest.mark.parametrize(
+    "assignment", ["", "x", "=1", "data[7].dataset=a", "output.x=1", "a b=1", "x=[", "data.x=1", "data[0]x[=1"]
+)
+def test_an_assignment_that_makes_no_sense(assignment: str) -> None:
+    file = read_spec(GOOD.encode(), "x.yaml")
+    with pytest.raises(SpecFileError, match="--set"):
+        file.set(assignment)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_init_writes_all_options_at_their_defaults(kind: str) -> None:
+    text = template(kind)
+    needed = {"base": "tiny-base@1", "output": "my-model", "data": [{"dataset": "my-data@1"}]}
+    if kind == "evaluate":
+        needed = {"version": "my-model@1", "suites": ["instruction_following"]}
+    assert read(text) == parse_spec({"kind": kind, **needed}).model_dump(mode="json")
+    written = read_spec(text.encode(), "x.yaml").plain
+    assert set(written) == set(KINDS[kind].model_fields)
+    for name, field in KINDS[kind].model_fields.items():
+        if field.description:
+            assert field.description.split(";")[0][:60] in " ".join(text.replace("\n#", " ").split()), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_alternative_that_init_shows_can_be_uncommented(kind: str) -> None:
+    """A block `# name:` takes the place of the one above it."""
+    text = template(kind)
+    blocks = re.findall(r"^# (\w+):\n((?:#   .*\n)+)", text, re.M)
+    assert {name for name, _ in blocks} == (
+        {"adapter", "duration", "then", "template"} if kind != "evaluate" else {"template"}
+    )
+    for name, block in blocks:
+        plain = read_spec(text.encode(), "x.yaml").plain
+        plain[name] = yaml.safe_load("\n".join(line[2:] for line in block.splitlines()))
+        spec = parse_spec(plain).model_dump(mode="json")
+        assert spec[name]["type"] == plain[name]["type"]
+        assert spec[name] == plain[name], "each option of it is shown, at its default"
+
+
+def test_init_never_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["init", "ift"]) == 0
+    assert (tmp_path / "ift.yaml").read_text() == template("ift")
+    (tmp_path / "ift.yaml").write_text("mine")
+    assert run(["init", "ift"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "ift.yaml").read_text() == "mine"
+    assert run(["init", "sft", "-"]) == 0
+    assert capsys.readouterr().out == template("sft")
+    assert run(["init", "sft", str(tmp_path / "no" / "such.yaml")]) == 2
+    assert run(["init", "ppo"]) == 2
+    assert "not one of ift, sft, evaluate" in capsys.readouterr().err
+
+
+def test_there_are_examples() -> None:
+    assert {path.name for path in EXAMPLES} >= {"ift-demo.yaml", "sft-alpaca.yaml", "evaluate-plain.yaml"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_are_valid(path: Path) -> None:
+    assert read_spec(path.read_bytes(), path.name).checked()["kind"] in KINDS
+
+
+def test_the_demo_is_the_example() -> None:
+    (path,) = [path for path in EXAMPLES if path.name == "ift-demo.yaml"]
+    example = read_spec(path.read_bytes(), path.name).checked()
+    assert demo_spec(example["base"], example["data"][0]["dataset"]) == example
+
+
+def test_sabotage_changes_nothing_but_the_learning_rate() -> None:
+    good, bad = demo_spec("b@1", "d@1"), demo_spec("b@1", "d@1", sabotage=True)
+    assert bad["optimizer"].pop("learning_rate") == pytest.approx(100 * good["optimizer"].pop("learning_rate"))
+    assert "sabotaged" in bad.pop("display_name")
+    good.pop("display_name")
+    assert good == bad
