@@ -1,0 +1,38 @@
+"""Checkers: pure, total functions that judge an answer. Scorers of the suites and rewards of RL use the same ones.
+
+A checker never raises on an answer, whatever the text; a target that lacks a field is a defect of the suite and raises
+KeyError.
+"""
+
+from __future__ import annotations
+
+from posttrain.engine.checkers.calls import no_tool_call, tool_call
+from posttrain.engine.checkers.constraints import constraints
+from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS, Checker, Judgement, Target
+from posttrain.engine.checkers.maths import final_answer
+from posttrain.engine.checkers.refusal import helps, refuses
+from posttrain.engine.checkers.text import mentions
+
+__all__ = ["CHECKERS", "Checker", "Judgement", "Target", "judge"]
+
+CHECKERS: dict[str, Checker] = {
+    "constraints": constraints,
+    "final_answer": final_answer,
+    "helps": helps,
+    "mentions": mentions,
+    "no_tool_call": no_tool_call,
+    "refuses": refuses,
+    "tool_call": tool_call,
+}
+
+
+def judge(checker: str, answer: str, target: Target) -> Judgement:
+    """Judges an answer by a checker's name. An answer beyond MAX_ANSWER_CHARS is wrong unread.
+
+    Raises:
+        KeyError: no such checker, or the target lacks one of its fields.
+    """
+    judging = CHECKERS[checker]
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Judgement(False, "too long")
+    return judging(answer, target)

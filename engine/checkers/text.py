@@ -1,0 +1,24 @@
+"""Answers that must name a value: `mentions`."""
+
+from __future__ import annotations
+
+from posttrain.engine.checkers.judgement import Judgement, Target, has_phrase, right, words, wrong
+
+
+def mentions(answer: str, target: Target) -> Judgement:
+    """Right if `answer` names every phrase of `all` and none of `forbid`, in at most `max_words` words (default 30).
+
+    `forbid` holds the other values of the prompt, so that reciting the conversation is wrong.
+    """
+    count = len(words(answer))
+    if count == 0:
+        return wrong("empty")
+    if count > int(target.get("max_words", 30)):
+        return wrong("too long")
+    for phrase in target["all"]:
+        if not has_phrase(answer, phrase):
+            return wrong("value missing")
+    for phrase in target.get("forbid", ()):
+        if has_phrase(answer, phrase):
+            return wrong("names another value")
+    return right()
