@@ -39,13 +39,13 @@ class Option(BaseModel):
 class DataSource(Option):
     dataset: Ref = Field(description="a sealed dataset, NAME@VERSION")
     weight: Positive = Field(
-        1.0, description="how often its rows are drawn in an epoch: 1 is each once, 0.5 a seeded half"
+        default=1.0, description="how often its rows are drawn in an epoch: 1 is each once, 0.5 a seeded half"
     )
 
 
 class BuiltinTemplate(Option):
     type: Literal["builtin"] = "builtin"
-    name: Literal["chatml"] = Field("chatml", description="a chat template that this package ships")
+    name: Literal["chatml"] = Field(default="chatml", description="a chat template that this package ships")
 
 
 class OwnTemplate(Option):
@@ -56,13 +56,13 @@ TrainTemplate = Annotated[BuiltinTemplate | OwnTemplate, Field(discriminator="ty
 
 
 class BatchOptions(Option):
-    num_rows: Count = Field(32, description="rows per optimiser step, whatever the micro-batches")
+    num_rows: Count = Field(default=32, description="rows per optimiser step, whatever the micro-batches")
     micro_tokens: Count = Field(
-        4096, description="most tokens in one packed forward pass; bounds memory, never changes the loss"
+        default=4096, description="most tokens in one packed forward pass; bounds memory, never changes the loss"
     )
-    max_tokens: Count = Field(1024, description="longest row in tokens")
+    max_tokens: Count = Field(default=1024, description="longest row in tokens")
     overlong: Literal["refuse", "truncate"] = Field(
-        "refuse",
+        default="refuse",
         description="what to do with a row above max_tokens: refuse the job, or cut its end if a loss position stays",
     )
 
@@ -77,10 +77,10 @@ class FullAdapter(Option):
 class LoraAdapter(Option):
     type: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1, le=4096)] = 16
-    alpha: Positive = Field(32.0, description="scale: alpha / rank, or alpha / sqrt(rank) with rank_stabilized")
+    alpha: Positive = Field(default=32.0, description="scale: alpha / rank, or alpha / sqrt(rank) with rank_stabilized")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    rank_stabilized: bool = Field(False, description="rsLoRA, arXiv:2312.03732")
-    weight_decomposed: bool = Field(False, description="DoRA, arXiv:2402.09353")
+    rank_stabilized: bool = Field(default=False, description="rsLoRA, arXiv:2312.03732")
+    weight_decomposed: bool = Field(default=False, description="DoRA, arXiv:2402.09353")
     targets: list[str] = Field(
         default_factory=list, description="module names to adapt; empty: all linear layers but the head"
     )
@@ -105,20 +105,22 @@ Duration = Annotated[EpochsDuration | StepsDuration, Field(discriminator="type")
 class OptimizerOptions(Option):
     """AdamW (arXiv:1711.05101) with a warm-up and a decay."""
 
-    learning_rate: Positive = Field(2e-5, description="peak; about ten times higher for LoRA")
+    learning_rate: Positive = Field(default=2e-5, description="peak; about ten times higher for LoRA")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: Positive = 1e-8
-    max_grad_norm: Positive = Field(1.0, description="the gradient's global norm is clipped to this")
+    max_grad_norm: Positive = Field(default=1.0, description="the gradient's global norm is clipped to this")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: Fraction = Field(0.03, description="share of the steps in which the rate rises from 0")
-    final_ratio: Fraction = Field(0.0, description="the rate at the last step, as a share of the peak")
+    warmup_ratio: Fraction = Field(default=0.03, description="share of the steps in which the rate rises from 0")
+    final_ratio: Fraction = Field(default=0.0, description="the rate that the decay ends at, as a share of the peak")
 
 
 class CheckpointOptions(Option):
-    every_steps: Count = Field(100, description="steps between checkpoints")
-    keep: Annotated[int, Field(ge=1, le=100)] = Field(2, description="newest checkpoints kept of a running attempt")
+    every_steps: Count = Field(default=100, description="steps between checkpoints")
+    keep: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=2, description="newest checkpoints kept of a running attempt"
+    )
 
 
 # -- what happens after training --------------------------------------------------------------------------------------
@@ -131,9 +133,9 @@ class ThenNothing(Option):
 class ThenGate(Option):
     type: Literal["gate"] = "gate"
     suites: list[Name] = Field(min_length=1, description="suites to evaluate; each must be named by the policy")
-    policy: Name = Field("default", description="what must hold before the alias may move")
+    policy: Name = Field(default="default", description="what must hold before the alias may move")
     alias: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = Field(
-        "production", description="moves only on PASS"
+        default="production", description="moves only on PASS"
     )
 
 
@@ -144,13 +146,13 @@ Then = Annotated[ThenNothing | ThenGate, Field(discriminator="type")]
 
 
 class JobCommon(Option):
-    display_name: Annotated[str, Field(max_length=200)] = Field("", description="a free text for people")
+    display_name: Annotated[str, Field(max_length=200)] = Field(default="", description="a free text for people")
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     timeout_s: Annotated[int, Field(ge=1, le=30 * 86400)] = Field(
-        86400, description="an attempt that runs longer is stopped"
+        default=86400, description="an attempt that runs longer is stopped"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of weights and arithmetic; auto: bfloat16 on CUDA, float32 on a CPU"
+        default="auto", description="of weights and arithmetic; auto: bfloat16 on CUDA, float32 on a CPU"
     )
 
 
@@ -171,7 +173,9 @@ class IftSpec(TrainCommon):
 
     kind: Literal["ift"] = "ift"
     template: TrainTemplate = Field(default_factory=BuiltinTemplate)
-    loss_on: Literal["all_turns", "last_turn"] = Field("all_turns", description="which assistant turns are trained")
+    loss_on: Literal["all_turns", "last_turn"] = Field(
+        default="all_turns", description="which assistant turns are trained"
+    )
 
 
 class SftSpec(TrainCommon):
@@ -179,7 +183,9 @@ class SftSpec(TrainCommon):
 
     kind: Literal["sft"] = "sft"
     template: TrainTemplate = Field(default_factory=OwnTemplate)
-    loss_on: Literal["all_turns", "last_turn"] = Field("all_turns", description="which assistant turns are trained")
+    loss_on: Literal["all_turns", "last_turn"] = Field(
+        default="all_turns", description="which assistant turns are trained"
+    )
 
 
 class OwnEvalTemplate(Option):
@@ -193,7 +199,7 @@ class VersionEvalTemplate(Option):
 
 class PlainEvalTemplate(Option):
     type: Literal["plain"] = "plain"
-    num_shots: Annotated[int, Field(ge=0, le=8)] = Field(3, description="worked examples before the question")
+    num_shots: Annotated[int, Field(ge=0, le=8)] = Field(default=3, description="worked examples before the question")
 
 
 EvalTemplate = Annotated[OwnEvalTemplate | VersionEvalTemplate | PlainEvalTemplate, Field(discriminator="type")]
@@ -206,12 +212,12 @@ class EvaluateSpec(JobCommon):
     version: Ref
     suites: list[Name] = Field(min_length=1)
     template: EvalTemplate = Field(default_factory=OwnEvalTemplate)
-    shard: Literal["gate", "dev"] = Field("gate", description="dev is for choosing, gate for verdicts")
-    max_rows: Annotated[int, Field(ge=0)] = Field(0, description="stratified rows per task; 0: all of them")
+    shard: Literal["gate", "dev"] = Field(default="gate", description="dev is for choosing, gate for verdicts")
+    max_rows: Annotated[int, Field(ge=0)] = Field(default=0, description="stratified rows per task; 0: all of them")
     max_new_tokens: Annotated[int, Field(ge=0, le=32768)] = Field(
-        0, description="a cap under each task's own; 0: no further cap"
+        default=0, description="a cap under each task's own; 0: no further cap"
     )
-    batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="prompts generated at a time")
+    batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
 
 
 JobSpec = Annotated[IftSpec | SftSpec | EvaluateSpec, Field(discriminator="kind")]
