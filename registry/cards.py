@@ -81,7 +81,7 @@ def model_card(tx: TransactionBase, version: VersionRecord, manifest: Manifest) 
     """The card's text: YAML front matter (hub metadata), then what the registry knows."""
     runs = select(EvalRunRecord).where(EvalRunRecord.version == version.id).order_by(col(EvalRunRecord.seq))
     newest = {
-        score["metric"]: score
+        score["metric"]: {**score, "template": run.template}
         for run in tx.session.exec(runs).all()
         for score in run.scores
         if score["shard"] == "gate"
@@ -128,11 +128,13 @@ def model_card(tx: TransactionBase, version: VersionRecord, manifest: Manifest) 
         f"- {_code(entry.ref)}, sha256 {_code(entry.sha256)}, weight {entry.weight}" for entry in manifest.datasets
     ]
     if newest:
-        lines += ["", "## Evaluation", "", "| metric | rows | score | interval |", "|---|---|---|---|"]
+        lines += ["", "## Evaluation", "", "| metric | rows | score | interval | template |"]
+        lines.append("|---|---|---|---|---|")
         for name in sorted(newest):
             score = newest[name]
             interval = f"{score['low']:.3f} to {score['high']:.3f} ({score['level']:.0%})"
-            lines.append(f"| {name} | {score['n']} | {score['score']:.3f} | {interval} |")
+            numbers = f"{score['n']} | {score['score']:.3f} | {interval}"
+            lines.append(f"| {_code(name)} | {numbers} | {_code(score['template'])} |")
     lines += ["", "## Files", ""]
     lines += [f"- {_code(entry.path)}: sha256 {_code(entry.sha256)}" for entry in manifest.files]
     return "\n".join(lines) + "\n"

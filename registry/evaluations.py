@@ -43,7 +43,7 @@ def record_eval_run(store: Store, project: str, task: EvaluateTask, rows: Path, 
     header = run.header
     given = {item.name: item.digest for item in task.suites}
     found = {item.name: item.digest for item in header.suites}
-    facts = {
+    facts: dict[str, tuple[object, object]] = {
         "version": (header.version, version.ref),
         "manifest digest": (header.manifest_digest, task.model.digest),
         "registered digest": (version.digest, task.model.digest),
@@ -51,7 +51,10 @@ def record_eval_run(store: Store, project: str, task: EvaluateTask, rows: Path, 
         "shard": (header.shard, task.spec.shard),
         "suites": (found, given),
         "rows' suites": ({row.suite for row in run.rows} - set(given), set()),
+        "template": (header.template.type, task.spec.template.type),
     }
+    if header.template.type == "own":
+        facts["template digest"] = (header.template.digest, version.template_digest)
     wrong = [name for name, (left, right) in facts.items() if left != right]
     if wrong:
         raise InvalidArgumentError(f"the rows of job {task.job} are not its own: {', '.join(wrong)} differ", "rows")

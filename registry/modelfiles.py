@@ -188,9 +188,11 @@ def template_digest(files: Mapping[str, Path]) -> str:
         with open_regular(files[TEMPLATE_FILE]) as file:
             data = file.read(MAX_JSON_BYTES)
         try:
-            return sha256_text(data.decode("utf-8"))
+            text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ModelError(f"{TEMPLATE_FILE} is not UTF-8") from error
+        # Line ends as a reader in text mode sees them, so that this is the digest of what is rendered.
+        return sha256_text(text.replace("\r\n", "\n").replace("\r", "\n"))
     for name in ("chat_template.json", "tokenizer_config.json"):
         if name in files:
             found = read_json(files[name]).get("chat_template")

@@ -1,8 +1,8 @@
 """Promotion: the one way by which an alias gets a new version, a transaction over stored evidence.
 
 An alias moves only if, all at once: a gate run says PASS; it is of this version (by manifest digest) and this alias;
-its rows, hashed and judged again, give the same report; its policy is in force and guards this alias; its suites are the
-registered ones; the champion it judged against is still the champion; nobody moved the alias meanwhile.
+its rows, hashed and judged again, give the same report; its policy is in force and guards this alias; its suites are
+the registered ones; the champion it judged against is still the champion; nobody moved the alias meanwhile.
 Anything else is a REFUSED promotion that says what is missing. One transaction writes promotion, move, alias and audit.
 """
 
