@@ -58,6 +58,14 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has gone (`| head`): no error, but what is in the buffer has to go somewhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Exit.OK
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), exits.MEANING[code]) for code in Exit])
@@ -82,10 +90,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): not an error, and nothing more can be written.
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        return Exit.OK
     except Exception as error:
         return _explain(error)
     return result if isinstance(result, int) else Exit.OK

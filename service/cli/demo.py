@@ -111,7 +111,7 @@ async def _dataset(client: AsyncClient, progress: Progress) -> datasets_pb2.Data
     import hashlib
     from importlib.resources import as_file, files
 
-    with as_file(files("posttrain.evals.suites") / "data" / "ift.jsonl") as path:
+    with as_file(files("posttrain.evals") / "suites" / "data" / "ift.jsonl") as path:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         for item in await _or_none(client.list_datasets(DATASET)):
             if item.sealed and item.sha256 == digest:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 from typing import Final
-
-# The C core writes its own log lines to stderr, over a progress bar or a terminal UI; errors reach us as exceptions.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 

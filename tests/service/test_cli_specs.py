@@ -113,8 +113,6 @@ def test_files_that_are_no_yaml() -> None:
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
     with pytest.raises(SpecFileError, match="too large"):
         read_spec(f"a0: &a0 x\n{levels}".encode(), "x.yaml")
-    with pytest.raises(SpecFileError):
-        read_spec(b"&a a: *a", "x.yaml")
     with pytest.raises(SpecFileError, match="too large or too deep"):
         read_spec(b"a: &a [*a]", "x.yaml")
     with pytest.raises(SpecFileError):
