@@ -1,6 +1,5 @@
-"""LoRA by peft, new token rows, and a model's way back to disk as an ordinary Hugging Face folder.
-
-Shape suffixes: V vocabulary rows, D model width.
+"""LoRA by peft: put into a model, merged into it, written to disk. Importing peft takes seconds, so import this where
+it is used.
 """
 
 from __future__ import annotations
@@ -12,48 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from posttrain.engine.errors import ModelError, SpecError
 from posttrain.engine.spec import LoraAdapter
 from posttrain.engine.weights import ADAPTER_CONFIG_FILE
-
-NEW_ROW_NOISE = 0.02  # of the rows' own spread: tells new tokens apart, and leaves them near the mean
-
-
-def resize_rows(module: Any, num_tokens: int, seed: int) -> None:
-    """Gives embedding and head at least `num_tokens` rows; new ones start near the mean of the old (`init_rows`)."""
-    old = module.get_input_embeddings().weight.shape[0]
-    if num_tokens > old:
-        module.resize_token_embeddings(num_tokens, mean_resizing=False)
-        init_rows(module, list(range(old, num_tokens)), seed)
-
-
-@torch.no_grad()
-def init_rows(module: Any, token_ids: Sequence[int], seed: int) -> None:
-    """Sets the rows of tokens that were never trained to the mean of all others, plus a little seeded noise.
-
-    At the mean a new token is as likely as an average one at first (Hewitt 2021, "Initializing new word embeddings"); a random row can
-    dominate the softmax.
-    """
-    if not token_ids:
-        return
-    generator = torch.Generator().manual_seed(seed)
-    seen: list[Tensor] = []
-    for layer in (module.get_input_embeddings(), module.get_output_embeddings()):
-        weight_VD = layer.weight
-        if any(weight_VD is other for other in seen):  # tied
-            continue
-        seen.append(weight_VD)
-        others = torch.ones(weight_VD.shape[0], dtype=torch.bool)
-        others[list(token_ids)] = False
-        old_VD = weight_VD[others.to(weight_VD.device)].float()
-        noise = torch.randn(len(token_ids), weight_VD.shape[1], generator=generator).to(weight_VD.device)
-        rows = old_VD.mean(dim=0) + NEW_ROW_NOISE * old_VD.std(dim=0) * noise
-        weight_VD[list(token_ids)] = rows.to(weight_VD.dtype)
 
 
 def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequence[int] = ()) -> PeftModel:
@@ -65,10 +29,11 @@ def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequen
         SpecError: a target that is no module of the model.
     """
     rows: dict[str, list[int]] = {}
+    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
     if token_ids:
-        rows[_name_of(module, module.get_input_embeddings())] = sorted(token_ids)
-        if module.get_output_embeddings().weight is not module.get_input_embeddings().weight:
-            rows[_name_of(module, module.get_output_embeddings())] = sorted(token_ids)
+        rows[_name_of(module, embedding)] = sorted(token_ids)
+        if head.weight is not embedding.weight:
+            rows[_name_of(module, head)] = sorted(token_ids)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -97,28 +62,23 @@ def merge_adapter(module: Any, folder: Path) -> Any:
     """
     try:
         with _quiet():
-            merged = PeftModel.from_pretrained(module, str(folder), local_files_only=True).merge_and_unload(safe_merge=True)
+            merged = PeftModel.from_pretrained(module, str(folder), local_files_only=True).merge_and_unload(
+                safe_merge=True
+            )
     except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
         raise ModelError(f"adapter {folder.name} does not fit the model: {str(error).splitlines()[0]}") from None
     return merged
 
 
-def save_model(module: nn.Module, peft: PeftModel | None, tokenizer: Any, folder: Path) -> None:
-    """Writes weights (or the adapter's), config, generation config, tokenizer and chat template.
-
-    Equal weights give equal bytes: no dates, no paths, lists in a fixed order.
-    """
-    if peft is None:
-        module.save_pretrained(folder)  # type: ignore[operator]
-    else:
-        peft.save_pretrained(str(folder), save_embedding_layers=False)  # new rows are in the adapter already
-        (folder / "README.md").unlink(missing_ok=True)  # the registry writes the model card
-        path = folder / ADAPTER_CONFIG_FILE
-        config = json.loads(path.read_text("utf-8"))
-        config = {key: sorted(value) if key == "target_modules" and isinstance(value, list) else value for key, value in config.items()}
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-        module.generation_config.save_pretrained(folder)  # type: ignore[union-attr, operator]
-    tokenizer.save_pretrained(folder)
+def save_adapter(peft: PeftModel, folder: Path) -> None:
+    """Writes the adapter in peft's layout. Equal weights give equal bytes: no paths, lists in a fixed order."""
+    peft.save_pretrained(str(folder), save_embedding_layers=False)  # new rows are in the adapter already
+    (folder / "README.md").unlink(missing_ok=True)  # the registry writes the model card
+    path = folder / ADAPTER_CONFIG_FILE
+    config = json.loads(path.read_text("utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # peft keeps them as a set
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 @contextmanager
@@ -130,4 +90,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_of(module: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, layer in module.named_modules() if layer is wanted)
+    names: list[str] = [name for name, layer in module.named_modules() if layer is wanted]
+    return names[0]

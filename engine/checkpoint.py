@@ -1,4 +1,5 @@
-"""Checkpoints: safetensors for tensors, JSON for the rest, a manifest with digests; written whole or not at all. No pickle.
+"""Checkpoints: safetensors for tensors, JSON for the rest, a manifest with digests; written whole or not at all. No
+pickle.
 
     step-00000100/
         manifest.json          step, spec digest, file digests; written last
@@ -7,8 +8,8 @@
         rng.safetensors        generator states
         state.json             method state, counters
 
-A checkpoint is written into a hidden folder, every file fsynced, then renamed. Finding and verifying needs no torch, so a
-supervisor can do it; tensors are read and written by functions that import it.
+A checkpoint is written into a hidden folder, every file fsynced, then renamed. Finding and verifying needs no torch,
+so a supervisor can do it; tensors are read and written by functions that import it.
 """
 
 from __future__ import annotations
@@ -92,9 +93,15 @@ def save_checkpoint(
     temporary = parent / f".step-{step:08d}.tmp"
     with disk_errors("writing a checkpoint"), new_folder(temporary):
         for name, group in tensors.items():
-            save_file({key: value.detach().contiguous().cpu() for key, value in group.items()}, temporary / f"{name}.safetensors")
+            save_file(
+                {key: value.detach().contiguous().cpu() for key, value in group.items()},
+                temporary / f"{name}.safetensors",
+            )
         (temporary / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1, allow_nan=False), "utf-8")
-        files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in sorted(temporary.iterdir())}
+        files = {
+            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+            for path in sorted(temporary.iterdir())
+        }
         manifest = {"format": FORMAT_VERSION, "step": step, "spec_digest": spec_digest, "files": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, sort_keys=True, indent=1), "utf-8")
         commit_folder(temporary, target)
@@ -124,7 +131,8 @@ def read_checkpoint(folder: Path, spec_digest: str) -> Checkpoint:
             raise CheckpointError(f"checkpoint {folder.name} has format {manifest['format']}, not {FORMAT_VERSION}")
         if manifest["spec_digest"] != spec_digest:
             raise CheckpointError(
-                f"checkpoint {folder.name} belongs to a job with another spec", hint="resume a job from its own checkpoints only"
+                f"checkpoint {folder.name} belongs to a job with another spec",
+                hint="resume a job from its own checkpoints only",
             )
         for name, entry in files.items():
             if sha256_file(folder / name) != entry["sha256"]:
@@ -138,12 +146,17 @@ def read_checkpoint(folder: Path, spec_digest: str) -> Checkpoint:
 
 
 def newest_sound(folder: Path, spec_digest: str) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint in `folder`, or if it is damaged the newest sound one beside it; and what was wrong with those skipped.
+    """The checkpoint in `folder`, or if it is damaged the newest sound one beside it; and what was wrong with those
+    skipped.
 
     Raises:
         CheckpointError: none can be used; a run is never silently started over.
     """
-    older = [path for path in find_checkpoints(folder.parent) if _NAME.match(folder.name) and _step_of(path) < _step_of(folder)]
+    older = [
+        path
+        for path in find_checkpoints(folder.parent)
+        if _NAME.match(folder.name) and _step_of(path) < _step_of(folder)
+    ]
     skipped: list[str] = []
     for candidate in [folder, *older]:
         try:

@@ -112,10 +112,9 @@ class EventWriter:
     def __init__(self, path: Path, attempt: int, clock: Callable[[], float] = time.time) -> None:
         self._attempt = attempt
         self._clock = clock
-        self._seq, whole = 0, 0
+        ends = [end for _, end in read_events(path)] if path.exists() else []
+        self._seq, whole = len(ends), ends[-1] if ends else 0
         if path.exists():
-            for _, whole in read_events(path):
-                self._seq += 1
             os.truncate(path, whole)  # a killed writer may have left part of a line, which the next would be glued to
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held for the attempt's life, closed by close()
 

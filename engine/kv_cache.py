@@ -1,11 +1,12 @@
 """Key/value cache of a rollout: one slot a row, filled by packed prompts, read by one token a row. No padding anywhere.
 
-Two attention layouts over it. `Prefill` attends like packed training and keeps what it saw; `Decode` appends a token to each of the first
-A slots and lets it see its own row. Rows have their own positions, so nothing is padded on the left. Active slots are always the
-first ones: a finished row's slot is filled by the last one, so each step works on a contiguous view.
+Two attention layouts over it. `Prefill` attends like packed training and keeps what it saw; `Decode` appends a token
+to each of the first A slots and lets it see its own row. Rows have their own positions, so nothing is padded on the
+left. Active slots are always the first ones: a finished row's slot is filled by the last one, so each step works on a
+contiguous view.
 
-Shape suffixes: A active rows, H query heads, K key/value heads, G = H / K, C capacity in tokens, L longest active row, T packed tokens, D head
-width.
+Shape suffixes: A active rows, H query heads, K key/value heads, G = H / K, C capacity in tokens, L longest active
+row, T packed tokens, D head width.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.engine.attention import Call, Segments, masked_attention
@@ -102,11 +102,13 @@ class Decode:
         values[self._rows_A, :, self.positions_A] = value_BKTD[:, :, 0]
         key_AKLD, value_AKLD = keys[:num_rows, :, :longest], values[:num_rows, :, :longest]
         sees_A11L = self._visible(call.window)
-        if not call.is_plain:
+        if not call.is_plain or not query_BHTD.is_cuda:
             return masked_attention(query_BHTD, key_AKLD, value_AKLD, sees_A11L, call).transpose(1, 2)
         # The G query heads of a key head become G query positions: keys and values are read once and never repeated.
         grouped_AKGD = query_BHTD.reshape(num_rows, key_AKLD.shape[1], -1, query_BHTD.shape[-1])
-        out_AKGD = F.scaled_dot_product_attention(grouped_AKGD, key_AKLD, value_AKLD, attn_mask=sees_A11L, scale=call.scale)
+        out_AKGD = nn.functional.scaled_dot_product_attention(
+            grouped_AKGD, key_AKLD, value_AKLD, attn_mask=sees_A11L, scale=call.scale
+        )
         return out_AKGD.reshape(num_rows, 1, query_BHTD.shape[1], value_BKTD.shape[-1])
 
     def _visible(self, window: int) -> Tensor:

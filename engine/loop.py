@@ -1,7 +1,8 @@
 """The training loop: optimiser steps, accumulation, events, checkpoints, exact resume. Knows no technique.
 
-One optimiser step takes the next `batch.num_rows` rows of the mix, packs them into micro-batches, and adds up gradients of losses that
-are already divided by the whole step's denominators. So nothing depends on `micro_tokens` but memory.
+One optimiser step takes the next `batch.num_rows` rows of the mix, packs them into micro-batches, and adds up
+gradients of losses that are already divided by the whole step's denominators. So nothing depends on `micro_tokens`
+but memory.
 """
 
 from __future__ import annotations
@@ -48,7 +49,13 @@ class Counters:
     loss: float = math.nan
 
     def as_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "rows": self.rows, "tokens": self.tokens, "trained_tokens": self.trained_tokens, "loss": self.loss}
+        return {
+            "step": self.step,
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "loss": self.loss,
+        }
 
 
 @dataclass
@@ -79,7 +86,8 @@ class Trainer:
         return self._plan.total_steps
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continues exactly: weights, optimiser, generators, data position, method state, counters, number of threads."""
+        """Continues exactly: weights, optimiser, generators, data position, method state, counters, number of
+        threads."""
         self._optimizer.load(checkpoint.tensors("model"), checkpoint.tensors("optimizer"))
         self.method.load_state_dict(checkpoint.state["method"])
         self._counters = Counters(**checkpoint.state["counters"])
@@ -146,7 +154,14 @@ class Trainer:
         self._counters.trained_tokens += window.num_targets
         self._counters.loss = loss
         epoch = self._counters.rows / self._mix.epoch_rows
-        return {"loss": loss, "learning_rate": rate, "grad_norm": norm, "epoch": epoch, "step_tokens": step_tokens, **sums}
+        return {
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "epoch": epoch,
+            "step_tokens": step_tokens,
+            **sums,
+        }
 
     def _blame(self, what: str, value: float, names: Sequence[str]) -> str:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,4 +1,5 @@
-"""Losses as pure functions of tensors. Never a [tokens, vocabulary] tensor: head and loss run in chunks over positions with a loss.
+"""Losses as pure functions of tensors. Never a [tokens, vocabulary] tensor: head and loss run in chunks over
+positions with a loss.
 
 Shape suffixes: N positions with a loss, C positions of one chunk, D model width, V vocabulary.
 """
@@ -9,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHUNK_ELEMENTS = 2**24  # logits held at a time: 64 MB in float32
@@ -23,7 +23,8 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 class _SummedNll(torch.autograd.Function):
-    """Sum of negative log-likelihoods through a head, with gradients taken chunk by chunk while the chunk's logits are there."""
+    """Sum of negative log-likelihoods through a head, with gradients taken chunk by chunk while the chunk's logits
+    are there."""
 
     @staticmethod
     def forward(
@@ -38,7 +39,7 @@ class _SummedNll(torch.autograd.Function):
             part = slice(start, start + chunk)
             with torch.enable_grad():
                 hidden_CD = hidden_ND[part].detach().requires_grad_(needs_hidden)
-                nll = F.cross_entropy(project(hidden_CD).float(), targets_N[part], reduction="sum")
+                nll = nn.functional.cross_entropy(project(hidden_CD).float(), targets_N[part], reduction="sum")
                 inputs = [*([hidden_CD] if needs_hidden else []), *trained]
                 found = list(torch.autograd.grad(nll, inputs)) if inputs else []
             total += nll.detach()
@@ -64,8 +65,8 @@ def summed_nll(
 ) -> Tensor:
     """-sum over N of log softmax(project(hidden))[target], in float32; a scalar.
 
-    `project` maps [C, D] to logits [C, V] and uses `parameters`; gradients flow to these and to `hidden_ND`. Divide by the tokens of
-    the whole optimiser step, and the result does not depend on how the step was split.
+    `project` maps [C, D] to logits [C, V] and uses `parameters`; gradients flow to these and to `hidden_ND`. Divide
+    by the tokens of the whole optimiser step, and the result does not depend on how the step was split.
     """
     total = _SummedNll.apply(hidden_ND, targets_N, project, chunk_rows(vocabulary), *parameters)  # type: ignore[no-untyped-call]
     assert isinstance(total, Tensor)

@@ -1,8 +1,9 @@
 """Loads a causal language model from a folder, and runs it packed: backbone, then head only where it is asked for.
 
-What a `ForCausalLM` does between its backbone and its logits differs by architecture (Gemma's soft cap, arXiv:2408.00118; Cohere's and
-Granite's scale). `LanguageModel.logits` reproduces those that are known, and `check_exactness` compares the packed path with the model's own
-padded forward on a few tokens at loading, so that an architecture which does something else is refused by name and never trained wrong.
+What a `ForCausalLM` does between its backbone and its logits differs by architecture (Gemma's soft cap,
+arXiv:2408.00118; Cohere's and Granite's scale). `LanguageModel.logits` reproduces those that are known, and
+`check_exactness` compares the packed path with the model's own padded forward on a few tokens at loading, so that an
+architecture which does something else is refused by name and never trained wrong.
 
 Shape suffixes: T packed tokens, N positions, D model width, V vocabulary, B rows, L padded length.
 """
@@ -31,17 +32,18 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 @dataclass
 class LanguageModel:
-    """A causal LM for packed passes. `module` is the transformers model, with adapter layers inside where there are any.
+    """A causal LM for packed passes. `module` is the transformers model, with adapter layers inside where there are
+    any.
 
     logits = scale * head(hidden), then soft_cap * tanh(logits / soft_cap) if soft_cap > 0.
     """
 
-    module: nn.Module
+    module: Any
     scale: float
     soft_cap: float
 
     @classmethod
-    def of(cls, module: nn.Module) -> LanguageModel:
+    def of(cls, module: Any) -> LanguageModel:
         """Wraps a transformers model that was loaded with `attn_implementation=attention.NAME`.
 
         Raises:
@@ -61,7 +63,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     @property
     def context(self) -> int:
@@ -100,12 +103,15 @@ class LanguageModel:
     def head_parameters(self) -> list[nn.Parameter]:
         """Trained parameters that logits depend on beside the hidden states.
 
-        Found by a gradient and not by name: with tied embeddings and an adapter they are not parameters of the head module.
+        Found by a gradient and not by name: with tied embeddings and an adapter they are not parameters of the head
+        module.
         """
         trained = [parameter for _, parameter in self.trainable()]
         if not trained:
             return []
-        probe_1D = torch.ones(1, self.module.get_input_embeddings().weight.shape[1], device=self.device, dtype=self.module.dtype)
+        probe_1D = torch.ones(
+            1, self.module.get_input_embeddings().weight.shape[1], device=self.device, dtype=self.module.dtype
+        )
         with torch.enable_grad():
             logits_1V = self.logits(probe_1D)
             if not logits_1V.requires_grad:
@@ -199,9 +205,14 @@ def own_template(tokenizer: Any) -> ChatTemplate | None:
 
 
 def stop_ids_of(tokenizer: Any, generation_config: Any, config: Any) -> tuple[int, ...]:
-    """Every token id that ends a generation: the tokenizer's end, and what the generation config and the config name."""
+    """Every token id that ends a generation: the tokenizer's end, and what the generation config and the config
+    name."""
     found: set[int] = set()
-    for given in (tokenizer.eos_token_id, getattr(generation_config, "eos_token_id", None), getattr(config, "eos_token_id", None)):
+    for given in (
+        tokenizer.eos_token_id,
+        getattr(generation_config, "eos_token_id", None),
+        getattr(config, "eos_token_id", None),
+    ):
         found.update([given] if isinstance(given, int) else given or [])
     return tuple(sorted(found))
 
@@ -212,7 +223,10 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
     Raises:
         ModelError (and below): see `check_input` and `load_config`; weights that do not fill the architecture.
     """
-    from posttrain.engine.adapters import merge_adapter, resize_rows  # peft takes seconds to import: only where it is used
+    from posttrain.engine.adapters import (
+        merge_adapter,
+        resize_rows,
+    )  # peft takes seconds to import: only where it is used
 
     check_input(source)
     config = load_config(source)
@@ -279,8 +293,8 @@ def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), se
     tolerance = 1e-3 if model.module.dtype == torch.float32 else 8e-2
     if not difference <= tolerance * max(spread, 1e-6):
         raise UnsupportedModelError(
-            f"{model.name}: packed logits differ from its own padded forward by {difference:.2g} (their spread is {spread:.2g}), "
-            "so it cannot be trained without padding"
+            f"{model.name}: packed logits differ from its own padded forward by {difference:.2g} "
+            f"(their spread is {spread:.2g}), so it cannot be trained without padding"
         )
     return difference
 

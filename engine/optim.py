@@ -13,9 +13,11 @@ from posttrain.engine.spec import OptimizerOptions
 
 
 def learning_rate(options: OptimizerOptions, step: int, total_steps: int) -> float:
-    """Rate of a 0-based step: linear rise over ceil(warmup_ratio * total) steps, then a decay that ends at final_ratio * peak.
+    """Rate of a 0-based step: linear rise over ceil(warmup_ratio * total) steps, then a decay that ends at
+    final_ratio * peak.
 
-    The first step already moves (1/(w+1) of the peak) and the last one still does: a step at rate 0 is a step for nothing.
+    The first step already moves (1/(w+1) of the peak) and the last one still does: a step at rate 0 is a step for
+    nothing.
     """
     warmup = math.ceil(options.warmup_ratio * total_steps)
     if step < warmup:
@@ -31,7 +33,8 @@ def learning_rate(options: OptimizerOptions, step: int, total_steps: int) -> flo
 
 
 class Optimizer:
-    """AdamW (arXiv:1711.05101). Parameters that are not float32 get a float32 master, or bfloat16 would round small steps away.
+    """AdamW (arXiv:1711.05101). Parameters that are not float32 get a float32 master, or bfloat16 would round small
+    steps away.
 
     Matrices decay, vectors (norms, biases) do not. State is tensors by parameter name, so a checkpoint needs no pickle.
     """
@@ -85,7 +88,9 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """AdamW's moments and step counts, as `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
         return {
-            f"{name}/{key}": value for name, master in self._masters.items() for key, value in self._adamw.state[master].items()
+            f"{name}/{key}": value
+            for name, master in self._masters.items()
+            for key, value in self._adamw.state[master].items()
         }
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Runs one training attempt: a task and a folder in; events, checkpoints, a Hugging Face folder and an exit record out.
 
-Whatever happens is in the exit record, written last; a process that dies before that was interrupted. The data is read and encoded before
-weights are loaded, so a bad row is told in seconds.
+Whatever happens is in the exit record, written last; a process that dies before that was interrupted. The data is
+read and encoded before weights are loaded, so a bad row is told in seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from transformers.utils import logging as transformers_logging
 from posttrain.engine.checkpoint import commit_folder, disk_errors, is_disk_full, new_folder, newest_sound, sha256_file
 from posttrain.engine.data.encode import Encoder, Row, fit
 from posttrain.engine.data.validate import iter_examples
-from posttrain.engine.errors import CancelledError, DataError, DiskFullError, EmptyDatasetError, EngineError, OverlongRowError
+from posttrain.engine.errors import (
+    CancelledError,
+    DataError,
+    DiskFullError,
+    EmptyDatasetError,
+    EngineError,
+    OverlongRowError,
+)
 from posttrain.engine.events import EVENTS_FILE, EventWriter, ExitRecord, Note, Phase, Progress, write_exit
 from posttrain.engine.loop import Events, Trainer
 from posttrain.engine.methods import METHODS, Models, SftMethod
@@ -67,7 +74,9 @@ def run_training(task: TrainTask, folder: Path) -> ExitRecord:
             should_stop = stack.enter_context(_stop_signal())
             stack.enter_context(_repeatable(task.spec.seed))
             summary = _Attempt(task, folder, Events(writer), should_stop).run()
-        record = ExitRecord(status="succeeded", attempt=task.attempt, output=OUTPUT_FOLDER, summary=summary, time=time.time())
+        record = ExitRecord(
+            status="succeeded", attempt=task.attempt, output=OUTPUT_FOLDER, summary=summary, time=time.time()
+        )
     except BaseException as error:
         record = _record_of(error, task.attempt)
         if record.code == "INTERNAL":
@@ -126,7 +135,7 @@ class _Attempt:
         self._phase("data")
         limit = min(spec.batch.max_tokens, context_of(config))
         if limit < spec.batch.max_tokens:
-            self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context is {limit}: rows may have {limit} tokens")
+            self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context of {limit} is the limit")
         encoder = Encoder(tokenizer, template, stop_ids)
         sources = [self._encode(dataset, method, encoder, limit) for dataset in self.task.datasets]
 
@@ -168,15 +177,19 @@ class _Attempt:
     def _encode(self, dataset: DatasetInput, method: SftMethod, encoder: Encoder, limit: int) -> list[Row]:
         path = Path(dataset.path)
         if not path.is_file():
-            raise DataError(f"{dataset.ref}: there is no file {path.name}", hint="the dataset's file was moved or removed")
+            raise DataError(
+                f"{dataset.ref}: there is no file {path.name}", hint="the dataset's file was moved or removed"
+            )
         if sha256_file(path) != dataset.sha256:
-            raise DataError(f"{dataset.ref}: the file does not match the digest it was sealed with", hint="add the dataset again")
+            raise DataError(
+                f"{dataset.ref}: the file does not match the digest it was sealed with", hint="add the dataset again"
+            )
         rows: list[Row] = []
         overlong: list[Row] = []
-        num_cut, num_read, told = 0, 0, time.monotonic()
+        num_cut, told = 0, time.monotonic()
         with open(path, "rb") as file:
             num_lines = sum(1 for _ in file)
-        for number, example in iter_examples(path, dataset.format):
+        for num_read, (number, example) in enumerate(iter_examples(path, dataset.format), start=1):
             row = method.encode(example, encoder, dataset.ref, number)
             kept = fit(row, limit, self.task.spec.batch.overlong)
             if kept is None:
@@ -184,7 +197,6 @@ class _Attempt:
             else:
                 rows.append(kept)
                 num_cut += len(kept) < len(row)
-            num_read += 1
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
                 self._check_stop()
@@ -193,7 +205,9 @@ class _Attempt:
             shown = ", ".join(f"row {row.number} ({len(row)})" for row in overlong[:5])
             kept_none = self.task.spec.batch.overlong == "truncate"
             reason = "and cut to that no trained token is left" if kept_none else "and batch.overlong is refuse"
-            raise OverlongRowError(f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens {reason}: {shown}")
+            raise OverlongRowError(
+                f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens {reason}: {shown}"
+            )
         if not rows:
             raise EmptyDatasetError(f"{dataset.ref}: no rows")
         if num_cut:
@@ -271,19 +285,19 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
     """Same task, same machine: same weights, bit by bit."""
-    was, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic  # its attributes are made at run time
+    was, filled = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
     threads, bar = torch.get_num_threads(), transformers_logging.is_progress_bar_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read here was written
+    deterministic.fill_uninitialized_memory = False  # all that is read here was written
     transformers_logging.disable_progress_bar()
     torch.manual_seed(seed)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        deterministic.fill_uninitialized_memory = filled
         torch.set_num_threads(threads)
         if bar:
             transformers_logging.enable_progress_bar()
-

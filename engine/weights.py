@@ -1,4 +1,5 @@
-"""Looks at a model folder before anything is loaded from it: safetensors only, whole, and no pickle. Imports no torch."""
+"""Looks at a model folder before anything is loaded from it: safetensors only, whole, and no pickle. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def check_model_folder(folder: Path) -> None:
         shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing or not shards:
-            raise ModelError(f"{index.name} names weight files that are not there: {', '.join(missing) or 'none at all'}")
+            raise ModelError(
+                f"{index.name} names weight files that are not there: {', '.join(missing) or 'none at all'}"
+            )
         for name in shards:
             check_safetensors(folder / name)
         return
@@ -68,7 +71,9 @@ def _check_weight_files(folder: Path, wanted: str) -> None:
     if (folder / wanted).is_file():
         check_safetensors(folder / wanted)
         return
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES and path.name != "training_args.bin")
+    pickles = sorted(
+        path.name for path in folder.iterdir() if path.suffix in _PICKLES and path.name != "training_args.bin"
+    )
     if pickles:
         raise UnsafeWeightsError(f"{folder.name} holds its weights only as {', '.join(pickles)}")
     raise ModelError(f"{folder.name} holds no {wanted}")

@@ -1,13 +1,17 @@
-"""From messages to token ids and a loss mask, with any chat template. Takes a tokenizer as an argument; imports no torch.
+"""From messages to token ids and a loss mask, with any chat template. Takes a tokenizer as an argument; imports no
+torch.
 
 Two rules:
 
-1. Training sees the tokens that generation sees. The ids of a prompt are the encoding of its text alone; an answer's ids follow them.
+1. Training sees the tokens that generation sees. The ids of a prompt are the encoding of its text alone; an answer's
+   ids follow them.
    Where a tokenizer would merge across the border, the answer is encoded by itself.
-2. Text is data. A special token's spelling inside a message ("<|im_end|>") is encoded as ordinary text, so no row can forge a turn.
+2. Text is data. A special token's spelling inside a message ("<|im_end|>") is encoded as ordinary text, so no row can
+   forge a turn.
 
-Which text is the assistant's: `{% generation %}` blocks where the template has them; else the difference between the conversation
-rendered up to the turn (with the generation prompt) and after it, refused where the first is no prefix of the second.
+Which text is the assistant's: `{% generation %}` blocks where the template has them; else the difference between the
+conversation rendered up to the turn (with the generation prompt) and after it, refused where the first is no prefix
+of the second.
 """
 
 from __future__ import annotations
@@ -78,7 +82,8 @@ class Encoder:
         return self._ids(self._template.render(messages, tools, add_generation_prompt=True), literals)
 
     def plain(self, text: str) -> list[int]:
-        """Ids of text outside any template, with the tokenizer's own first token if it sets one; special spellings stay text."""
+        """Ids of text outside any template, with the tokenizer's own first token if it sets one; special spellings
+        stay text."""
         guarded, literals = self._guard(text)
         ids = self._ids(guarded, literals)
         start = self._tokenizer.bos_token_id
@@ -89,8 +94,8 @@ class Encoder:
         """Ids and loss mask of a training row; turns after the last assistant turn are dropped.
 
         Raises:
-            TemplateError: the template refuses the messages, hides which text is the assistant's, or never trains a stop token.
-            MaskedLabelsError: no assistant turn.
+            TemplateError: the template refuses the messages, hides which text is the assistant's, or never trains a
+            stop token. MaskedLabelsError: no assistant turn.
         """
         last = max((i for i, message in enumerate(example.messages) if message["role"] == "assistant"), default=-1)
         if last < 0:
@@ -127,16 +132,14 @@ class Encoder:
                 raise TemplateError(
                     f"the template renders turn {i + 1} differently when it is generated than when it is read back, "
                     "so what is trained would not be what is asked for",
-                    hint="set loss_on: last_turn, mark the assistant's text with {% generation %} in the template, or use chatml",
+                    hint="set loss_on: last_turn, mark the assistant's text with {% generation %}, or use chatml",
                 )
             spans.append((len(before), len(after)))
         return whole, spans
 
     # -- ids -----------------------------------------------------------------------------------------------------------
 
-    def _assemble(
-        self, text: str, spans: list[tuple[int, int]], literals: list[str], source: str, number: int
-    ) -> Row:
+    def _assemble(self, text: str, spans: list[tuple[int, int]], literals: list[str], source: str, number: int) -> Row:
         ids: list[int] = []
         is_target = bytearray()
         position = 0
@@ -150,7 +153,7 @@ class Encoder:
                 raise TemplateError(
                     f"no stop token is trained: the assistant's text ends with {text[start:end][-24:]!r}, "
                     f"and none of the stop tokens {self._stop_names()} is in it, so the model would never stop",
-                    hint="include the end-of-turn token in the generation block, or use template: {type: builtin, name: chatml}",
+                    hint="put the end-of-turn token into the generation block, or use the built-in template chatml",
                 )
             # What a template writes after the stop token is never generated.
             is_target.extend(b"\1" * (stops[-1] + 1) + bytes(len(turn) - stops[-1] - 1))
@@ -158,7 +161,8 @@ class Encoder:
         return Row(array("i", ids), bytes(is_target), source, number)
 
     def _extend(self, ids: list[int], text: str, start: int, end: int, literals: list[str]) -> None:
-        """Appends the ids of text[start:end] as they follow `ids` in an encoding of text[:end], or else by themselves."""
+        """Appends the ids of text[start:end] as they follow `ids` in an encoding of text[:end], or else by
+        themselves."""
         whole = self._ids(text[:end], literals)
         if whole[: len(ids)] == ids:
             ids.extend(whole[len(ids) :])
@@ -172,7 +176,9 @@ class Encoder:
         ids = self._encode(pieces[0])
         for index, piece in enumerate(pieces[1:], start=1):
             is_literal = index % 2 == 1
-            ids += self._literal(literals[ord(piece) - _FIRST]) if is_literal else self._after_newline(piece, self._encode)
+            ids += (
+                self._literal(literals[ord(piece) - _FIRST]) if is_literal else self._after_newline(piece, self._encode)
+            )
         return ids
 
     def _inner(self, text: str, literals: list[str]) -> list[int]:
@@ -187,7 +193,8 @@ class Encoder:
         return ids
 
     def _after_newline(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
-        """Encodes a piece from the middle: SentencePiece adds a space at the start of a text, but none after a newline."""
+        """Encodes a piece from the middle: SentencePiece adds a space at the start of a text, but none after a
+        newline."""
         if not text:
             return []
         ids = encode("\n" + text)

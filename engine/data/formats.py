@@ -4,7 +4,8 @@
     prompt_completion   {"prompt": TEXT | [messages], "completion": TEXT | [messages], "tools"?: [...]}
     alpaca              {"instruction": TEXT, "input"?: TEXT, "output": TEXT, "system"?: TEXT}
 
-`normalise` turns any of them into an `Example` (messages and tools). A column `meta` is for people and ignored silently.
+`normalise` turns any of them into an `Example` (messages and tools). A column `meta` is for people and ignored
+silently.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ MAX_ROW_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one row. `row` is the 1-based line of the file, 0 for the whole file; `field` is a path, or empty."""
+    """What is wrong with one row. `row` is the 1-based line of the file, 0 for the whole file; `field` is a path, or
+    empty."""
 
     row: int
     field: str
@@ -187,7 +189,10 @@ def _message(value: Any, path: str) -> Message:
         return {"role": role, "content": text, "tool_calls": _calls(calls, f"{path}.tool_calls")}
     if content is None:
         raise RowError(f"{path}.content", "is missing")
-    message: Message = {"role": role, "content": _text(content, f"{path}.content", allow_empty=role in ("system", "tool"))}
+    message: Message = {
+        "role": role,
+        "content": _text(content, f"{path}.content", allow_empty=role in ("system", "tool")),
+    }
     for key in ("name", "tool_call_id"):
         if value.get(key) is not None:
             message[key] = _text(value[key], f"{path}.{key}")
@@ -195,7 +200,8 @@ def _message(value: Any, path: str) -> Message:
 
 
 def _calls(value: Any, path: str) -> list[dict[str, Any]]:
-    """Calls as {"name", "arguments"}; also accepts OpenAI's {"type": "function", "function": {...}} with arguments as text."""
+    """Calls as {"name", "arguments"}; also accepts OpenAI's {"type": "function", "function": {...}} with arguments as
+    text."""
     if not isinstance(value, list):
         raise RowError(path, f"must be a list of calls, not {_kind(value)}")
     calls = []

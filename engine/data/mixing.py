@@ -1,7 +1,8 @@
 """Which row comes when: a pure function of (seed, position), so a resumed run continues exactly. Imports no torch.
 
-An epoch draws each source's rows by its weight: the whole part is full copies, the rest a seeded share without repetition, another
-one each epoch. Epochs follow one another as one endless stream; an optimiser step takes the next `num_rows` positions of it.
+An epoch draws each source's rows by its weight: the whole part is full copies, the rest a seeded share without
+repetition, another one each epoch. Epochs follow one another as one endless stream; an optimiser step takes the next
+`num_rows` positions of it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Mix:
     @property
     def epoch_rows(self) -> int:
         """Rows drawn in one epoch."""
-        return sum(math.floor(w) * n + round((w - math.floor(w)) * n) for n, w in zip(self.sizes, self.weights, strict=True))
+        return sum(
+            math.floor(w) * n + round((w - math.floor(w)) * n) for n, w in zip(self.sizes, self.weights, strict=True)
+        )
 
     def at(self, position: int) -> tuple[int, int]:
         """(source, row index within it) at a position of the endless stream."""

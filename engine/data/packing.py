@@ -1,8 +1,10 @@
-"""Packed batches: rows laid end to end without padding, each a segment of its own. The one batch type of all techniques.
+"""Packed batches: rows laid end to end without padding, each a segment of its own. The one batch type of all
+techniques.
 
 Shape suffixes: T tokens of the packed micro-batch, N positions with a loss.
 """
 
+# ruff: noqa: N815 - fields carry shape suffixes
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,8 +22,9 @@ from posttrain.engine.errors import MaskedLabelsError
 class Batch:
     """Rows packed into one forward pass.
 
-    `position_ids_T` restarts at 0 with each segment. The hidden state at `loss_positions_N[i]` predicts `targets_N[i]`; there is no
-    loss anywhere else, and none across segments. `rows` are the packed rows in order, for messages about them.
+    `position_ids_T` restarts at 0 with each segment. The hidden state at `loss_positions_N[i]` predicts
+    `targets_N[i]`; there is no loss anywhere else, and none across segments. `rows` are the packed rows in order, for
+    messages about them.
     """
 
     input_ids_T: Tensor

@@ -1,13 +1,14 @@
-"""Renders chat templates of unknown origin: no code, no endless loop, no memory bomb. Imports no torch and no transformers.
+"""Renders chat templates of unknown origin: no code, no endless loop, no memory bomb. Imports no torch and no
+transformers.
 
-jinja2's `ImmutableSandboxedEnvironment` stops attribute tricks and mutation, but not `{% for a in range(99999) %}` nested four deep,
-a macro that calls itself twice, or `x ~ x` forty times. So each compiled template counts: every turn of a loop and every macro
-call costs one step of a budget, everything printed (also into a macro's or a block's buffer) costs its length, and what
-operators, filters and methods work on is weighed first.
+jinja2's `ImmutableSandboxedEnvironment` stops attribute tricks and mutation, but not `{% for a in range(99999) %}`
+nested four deep, a macro that calls itself twice, or `x ~ x` forty times. So each compiled template counts: every
+turn of a loop and every macro call costs one step of a budget, everything printed (also into a macro's or a block's
+buffer) costs its length, and what operators, filters and methods work on is weighed first.
 
-The names that Hugging Face templates expect are here: `raise_exception`, `tojson` without HTML escapes, `namespace`, `{% generation %}`,
-loop controls and `strftime_now`. The last one answers with one fixed day: a prompt that changes at midnight would make neither
-training nor an evaluation repeatable.
+The names that Hugging Face templates expect are here: `raise_exception`, `tojson` without HTML escapes, `namespace`,
+`{% generation %}`, loop controls and `strftime_now`. The last one answers with one fixed day: a prompt that changes
+at midnight would make neither training nor an evaluation repeatable.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _BANNED_GLOBALS = ("cycler", "joiner", "lipsum")
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %} ... {% endgeneration %}` around an assistant's text; marks its ends with two characters for `_split_marks`."""
+    """`{% generation %} ... {% endgeneration %}` around an assistant's text; marks its ends with two characters for
+    `_split_marks`."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
     start, end = "\U000f1000", "\U000f1001"
@@ -98,7 +100,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError("the template computes a number above 2**63")
         return result
 
-    def call(self, context: jinja2.runtime.Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: jinja2.runtime.Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(callee, "__self__", None), getattr(callee, "__name__", "")
         if isinstance(owner, str):
             if name in _BANNED_METHODS:
@@ -112,11 +114,14 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 def _own_call(method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
     """A call of the environment's own method: unlike a variable, no `{% set %}` can put something else in its place."""
-    return nodes.Call(nodes.EnvironmentAttribute(method), arguments, [], None, None).set_lineno(line)
+    call = nodes.Call(nodes.EnvironmentAttribute(method), arguments, [], None, None)
+    call.set_lineno(line)
+    return call
 
 
 def _instrument(tree: nodes.Node) -> None:
-    """Adds the counting: loops and macros tick, printed values are emitted, and `a ~ b`, for which jinja2 has no hook, is weighed."""
+    """Adds the counting: loops and macros tick, printed values are emitted, and `a ~ b`, for which jinja2 has no
+    hook, is weighed."""
 
     def swapped(value: Any) -> Any:
         if isinstance(value, nodes.Node):
@@ -208,7 +213,7 @@ def _strftime_now(pattern: str) -> str:
 class _SafeNamespace(Namespace):
     """Refuses names with a leading underscore, which reach the object's own machinery."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805 - as jinja2's: `namespace(self=...)` must work
+    def __init__(*args: Any, **kwargs: Any) -> None:
         self, *rest = args
         attributes = dict(*rest, **kwargs)
         for name in attributes:

@@ -1,4 +1,5 @@
-"""Chat templates: the built-in `chatml`, any other as text, and rendering within limits. Imports no torch and no transformers."""
+"""Chat templates: the built-in `chatml`, any other as text, and rendering within limits. Imports no torch and no
+transformers."""
 
 from __future__ import annotations
 

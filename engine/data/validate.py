@@ -1,6 +1,8 @@
-"""Checks a dataset file row by row before anything is started. Imports no torch and no transformers; memory is one row's.
+"""Checks a dataset file row by row before anything is started. Imports no torch and no transformers; memory is one
+row's.
 
-The server calls `validate_file` when a dataset is sealed, so that a bad row is named in seconds and not after a model was loaded.
+The server calls `validate_file` when a dataset is sealed, so that a bad row is named in seconds and not after a model
+was loaded.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from posttrain.engine.errors import DataError, EmptyDatasetError
 class DatasetReport:
     """What a dataset file holds.
 
-    `format` is that of the first readable row, empty if there is none. `problems` are the first ones found, `num_problems` counts
-    all rows with a problem. `notes` are for people and block nothing.
+    `format` is that of the first readable row, empty if there is none. `problems` are the first ones found,
+    `num_problems` counts all rows with a problem. `notes` are for people and block nothing.
     """
 
     format: Format | str
@@ -101,7 +103,9 @@ def validate_lines(lines: Iterable[bytes], max_problems: int = 20) -> DatasetRep
     if num_rows == 0:
         num_bad += 1
         problems.append(Problem(0, "", "is empty: a dataset needs at least one row"))
-    notes = [f"column {name!r} ({count} rows) is not read by format {expected}" for name, count in sorted(extras.items())]
+    notes = [
+        f"column {name!r} ({count} rows) is not read by format {expected}" for name, count in sorted(extras.items())
+    ]
     return DatasetReport(expected or "", num_rows, num_bytes, digest.hexdigest(), num_bad, problems, notes)
 
 

@@ -1,8 +1,8 @@
 """Instruction fine-tuning: makes a base an instruct model. SFT plus what a base lacks.
 
-The chat template's turn tokens are added where the tokenizer has none, `<|im_end|>` becomes the model's stop token, and the template is
-saved with the tokenizer. Their rows start at the mean of the others and are trained under LoRA too, whose other layers would leave
-them as they are.
+The chat template's turn tokens are added where the tokenizer has none, `<|im_end|>` becomes the model's stop token,
+and the template is saved with the tokenizer. Their rows start at the mean of the others and are trained under LoRA
+too, whose other layers would leave them as they are.
 """
 
 from __future__ import annotations

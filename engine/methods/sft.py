@@ -31,7 +31,8 @@ class SftMethod:
         self._spec = spec
 
     def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
-        """The template named by the spec. SFT adds no tokens: a built-in template whose tokens are missing is spelt out by IFT only.
+        """The template named by the spec. SFT adds no tokens: a built-in template whose tokens are missing is spelt
+        out by IFT only.
 
         Raises:
             TemplateError: the base has none of its own, or lacks the built-in one's tokens.

@@ -46,16 +46,30 @@ CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**_LLAMA, tie_word_embeddings=True),
     "qwen3": lambda: Qwen3Config(**_LLAMA, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     "gemma3": lambda: Gemma3TextConfig(
-        **_LLAMA, head_dim=8, sliding_window=5, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8
+        **_LLAMA,
+        head_dim=8,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=8,
     ),
     "gpt2": lambda: GPT2Config(
         vocab_size=320, n_positions=256, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0
     ),
     "gemma2": lambda: Gemma2Config(
-        **_LLAMA, head_dim=8, sliding_window=5, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, query_pre_attn_scalar=8
+        **_LLAMA,
+        head_dim=8,
+        sliding_window=5,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+        query_pre_attn_scalar=8,
     ),
     "gptoss": lambda: GptOssConfig(
-        **_LLAMA, head_dim=8, sliding_window=5, num_local_experts=2, num_experts_per_tok=1, rope_parameters={"rope_type": "default", "rope_theta": 1e4}
+        **_LLAMA,
+        head_dim=8,
+        sliding_window=5,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
 }
 
@@ -139,7 +153,9 @@ def save_dataset(path: Path, rows: list[Any], row_format: str = "messages", weig
     )
 
 
-def make_task(tmp_path: Path, kind: str = "ift", base: ModelInput | None = None, rows: list[Any] | None = None, **spec: Any) -> TrainTask:
+def make_task(
+    tmp_path: Path, kind: str = "ift", base: ModelInput | None = None, rows: list[Any] | None = None, **spec: Any
+) -> TrainTask:
     """A small training task with its files under `tmp_path`; `spec` overrides options."""
     if base is None:
         base = save_base(tmp_path / "base", is_chat=kind == "sft")
