@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from posttrain.engine import attention
 from posttrain.engine.attention import Segments
 from posttrain.engine.data.template import ChatTemplate
+from posttrain.engine.embeddings import resize_rows
 from posttrain.engine.errors import ModelError, UnsupportedModelError
 from posttrain.engine.task import ModelInput
 from posttrain.engine.weights import check_adapter_folder, check_model_folder
@@ -223,11 +224,6 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
     Raises:
         ModelError (and below): see `check_input` and `load_config`; weights that do not fill the architecture.
     """
-    from posttrain.engine.adapters import (
-        merge_adapter,
-        resize_rows,
-    )  # peft takes seconds to import: only where it is used
-
     check_input(source)
     config = load_config(source)
     try:
@@ -249,6 +245,8 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
         raise ModelError(f"{source.ref}: the weights lack {', '.join(missing[:3])} ({len(missing)} tensors in all)")
     module.to(device)
     for adapter in source.adapters:
+        from posttrain.engine.adapters import merge_adapter  # importing peft takes seconds
+
         resize_rows(module, len(tokenizer), seed=0)
         module = merge_adapter(module, Path(adapter))
     module.eval()

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from posttrain.engine.checkpoint import commit_folder, disk_errors, is_disk_full, new_folder, newest_sound, sha256_file
 from posttrain.engine.data.encode import Encoder, Row, fit
 from posttrain.engine.data.validate import iter_examples
+from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import (
     CancelledError,
     DataError,
@@ -218,8 +219,6 @@ class _Attempt:
 
     def _adapt(self, model: LanguageModel, tokenizer: Any, num_known: int, row_ids: list[int]) -> Any:
         """New token rows, stop token, and LoRA if asked for; returns the peft model, or None for full fine-tuning."""
-        from posttrain.engine.adapters import add_lora, init_rows, resize_rows  # peft takes seconds to import
-
         spec, module = self.task.spec, model.module
         resize_rows(module, len(tokenizer), spec.seed)
         init_rows(module, [index for index in row_ids if index >= num_known], spec.seed)
@@ -229,16 +228,23 @@ class _Attempt:
                 settings.pad_token_id = tokenizer.pad_token_id
         torch.manual_seed(spec.seed)  # LoRA's A and dropout do not depend on what was drawn before
         if isinstance(spec.adapter, LoraAdapter):
+            from posttrain.engine.adapters import add_lora  # importing peft takes seconds
+
             return add_lora(module, spec.adapter, self.task.base.ref, row_ids)
         module.requires_grad_(True)
         return None
 
     def _save(self, model: LanguageModel, peft: Any, tokenizer: Any) -> None:
-        from posttrain.engine.adapters import save_model
-
         temporary, target = self.folder / f".{OUTPUT_FOLDER}.tmp", self.folder / OUTPUT_FOLDER
         with disk_errors("saving the model"), new_folder(temporary):
-            save_model(model.module, peft, tokenizer, temporary)
+            if peft is None:
+                model.module.save_pretrained(temporary)
+            else:
+                from posttrain.engine.adapters import save_adapter
+
+                save_adapter(peft, temporary)
+                model.module.generation_config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)  # with the chat template
             commit_folder(temporary, target)
 
     # -- small things --------------------------------------------------------------------------------------------------
