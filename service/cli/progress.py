@@ -113,7 +113,7 @@ def _rich_progress() -> Generator[Progress, None, None]:
                 completed=done,
                 total=total if total > 0 else None,
                 amount=f"{done:,.0f}/{total:,.0f}" if total > 0 else "",
-                extra=_extra(eta_s, values),
+                extra=_extra(eta_s, values).strip(),
             )
 
         def finish(self, what: str) -> None:

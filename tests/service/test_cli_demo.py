@@ -261,6 +261,6 @@ def test_bars_on_a_terminal_and_no_markup_in_them(monkeypatch: pytest.MonkeyPatc
         progress.finish("nothing of that name")
     text = screen.getvalue()
     assert "ift [red]j1[/red]\ufffd]0;x\ufffd" in text
-    assert "9/10  ETA 1s" in text.replace("\x1b[0m", "")
+    assert "9/10 ETA 1s" in text.replace("\x1b[0m", "")
     assert "[bold]plain[/bold]\ufffd" in text
     assert "\x07" not in text
