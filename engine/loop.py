@@ -16,26 +16,16 @@ from typing import Any
 
 import torch
 
-from posttrain.engine.checkpoint import Checkpoint, disk_errors, save_checkpoint
+from posttrain.engine.attempt import Events
+from posttrain.engine.checkpoint import Checkpoint, save_checkpoint
 from posttrain.engine.data.encode import Row
 from posttrain.engine.data.mixing import Mix, Plan, plan
 from posttrain.engine.data.packing import split
 from posttrain.engine.errors import CancelledError, NonFiniteError
-from posttrain.engine.events import AnyEvent, CheckpointSaved, EventWriter, Resumed, StepMetrics
+from posttrain.engine.events import CheckpointSaved, Resumed, StepMetrics
 from posttrain.engine.methods.base import Method, Models
 from posttrain.engine.optim import Optimizer, learning_rate
 from posttrain.engine.spec import IftSpec, SftSpec, spec_digest
-
-
-class Events:
-    """Writes events, and turns a full disk into DiskFullError."""
-
-    def __init__(self, writer: EventWriter) -> None:
-        self._writer = writer
-
-    def __call__(self, event: AnyEvent) -> None:
-        with disk_errors("writing an event"):
-            self._writer.write(event)
 
 
 @dataclass

@@ -8,35 +8,25 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from posttrain.engine.checkpoint import commit_folder, disk_errors, is_disk_full, new_folder, newest_sound, sha256_file
+from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, record_of, run_attempt, stop_signal
+from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound, sha256_file
 from posttrain.engine.data.encode import Encoder, Row, fit
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.embeddings import init_rows, resize_rows
-from posttrain.engine.errors import (
-    CancelledError,
-    DataError,
-    DiskFullError,
-    EmptyDatasetError,
-    EngineError,
-    OverlongRowError,
-)
-from posttrain.engine.events import EVENTS_FILE, EventWriter, ExitRecord, Note, Phase, Progress, write_exit
-from posttrain.engine.loop import Events, Trainer
+from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, OverlongRowError
+from posttrain.engine.events import ExitRecord, Note, Phase, Progress
+from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import METHODS, Models, SftMethod
 from posttrain.engine.models import (
     LanguageModel,
@@ -53,7 +43,10 @@ from posttrain.engine.models import (
 from posttrain.engine.spec import BuiltinTemplate, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, DatasetInput, ModelInput, TrainTask
 
-RESERVE_BYTES = 64 * 1024
+# Names that evals.runner took from here before the frame had a module of its own.
+_record_of, _stop_signal = record_of, stop_signal
+__all__ = ["RESERVE_BYTES", "run_training"]
+
 PROGRESS_EVERY_S = 1.0
 
 
@@ -63,57 +56,16 @@ def run_training(task: TrainTask, folder: Path) -> ExitRecord:
     Raises:
         OSError: not even the exit record could be written; the attempt then counts as interrupted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    reserve = folder / ".reserve"
-    record: ExitRecord
-    try:
-        with disk_errors("starting"):
-            reserve.write_bytes(b"\0" * RESERVE_BYTES)  # room for the exit record when the disk is full
-        with ExitStack() as stack:
-            with disk_errors("opening the event file"):
-                writer = stack.enter_context(EventWriter(folder / EVENTS_FILE, task.attempt))
-            should_stop = stack.enter_context(_stop_signal())
-            stack.enter_context(_repeatable(task.spec.seed))
-            summary = _Attempt(task, folder, Events(writer), should_stop).run()
-        record = ExitRecord(
-            status="succeeded", attempt=task.attempt, output=OUTPUT_FOLDER, summary=summary, time=time.time()
-        )
-    except BaseException as error:
-        record = _record_of(error, task.attempt)
-        if record.code == "INTERNAL":
-            traceback.print_exc()  # standard error is the attempt's log
-    reserve.unlink(missing_ok=True)
-    write_exit(folder, record)
+
+    def work(events: Events, should_stop: ShouldStop) -> dict[str, Any]:
+        with _repeatable(task.spec.seed):
+            return _Attempt(task, folder, events, should_stop).run()
+
+    record = run_attempt(folder, task.attempt, work)
     if record.status == "succeeded":
         # Only now: until the exit record is there, a killed attempt resumes from them.
         shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
     return record
-
-
-def _record_of(error: BaseException, attempt: int) -> ExitRecord:
-    """The exit record of a failure."""
-    if isinstance(error, KeyboardInterrupt):
-        error = CancelledError("interrupted from the keyboard")
-    if isinstance(error, OSError) and not isinstance(error, EngineError) and is_disk_full(error):
-        error = DiskFullError("no space left on the data folder's disk")
-    if isinstance(error, EngineError):
-        return ExitRecord(
-            status="cancelled" if isinstance(error, CancelledError) else "failed",
-            attempt=attempt,
-            code=error.code,
-            message=str(error),
-            hint=error.hint,
-            retryable=error.retryable,
-            time=time.time(),
-        )
-    return ExitRecord(
-        status="failed",
-        attempt=attempt,
-        code="INTERNAL",
-        message=f"{type(error).__name__}: {error}",
-        hint="the attempt's log has the traceback; please report it",
-        time=time.time(),
-    )
 
 
 @dataclass
@@ -121,7 +73,7 @@ class _Attempt:
     task: TrainTask
     folder: Path
     events: Events
-    should_stop: Callable[[], bool]
+    should_stop: ShouldStop
 
     def run(self) -> dict[str, Any]:
         spec, base = self.task.spec, self.task.base
@@ -268,24 +220,6 @@ def _stop_ids(base: ModelInput, tokenizer: Any, config: Any, is_builtin: bool) -
     has_file = (Path(base.path) / "generation_config.json").is_file()
     generation = GenerationConfig.from_pretrained(base.path, local_files_only=True) if has_file else None
     return stop_ids_of(tokenizer, generation, config)
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """True once SIGTERM came. Signals can be handled in a main thread only; elsewhere nothing changes."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping.is_set
-        return
-
-    def handle(_: int, __: FrameType | None) -> None:
-        stopping.set()
-
-    previous = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield stopping.is_set
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
