@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from posttrain.evals.policy import Policy
 from posttrain.registry.store import Store, Transaction
+from posttrain.registry.suites import add_builtin_suites
 from posttrain.service.metrics import Metrics
+from posttrain.service.policies import policy_in_force
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +37,7 @@ class Settings:
     max_message_bytes: int = 8 * 2**20
     watch_backlog: int = 2000
     bookmark_s: float = 15.0
+    builtin_suites: bool = True
     max_samples: int = 1
     sample_timeout_s: float = 600.0
     point: Callable[[str], None] = field(default=lambda name: None)
@@ -69,16 +73,22 @@ class Core:
         self.settings = settings
         self.metrics = metrics
         self.bell = Bell()
+        self._suites_of: set[str] = set()
         self._threads = ThreadPoolExecutor(NUM_THREADS, "posttrain")
 
     @property
     def home(self) -> Path:
         return self.store.home
 
-    @property
-    def policies(self) -> Path:
-        """Where an operator puts policies of their own, NAME.yaml; they come before the package's."""
-        return self.store.home / "policies"
+    def policy(self, name: str) -> Policy:
+        """The policy in force by this name; an operator's own lie in HOME/policies. Raises PolicyError."""
+        return policy_in_force(self.home / "policies", name)
+
+    async def ensure_suites(self, project: str) -> None:
+        """Copies the package's suites into a project's store, once per server and project."""
+        if self.settings.builtin_suites and project not in self._suites_of:
+            await self.thread(add_builtin_suites, self.store, project)
+            self._suites_of.add(project)
 
     async def thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Runs blocking work in a thread."""

@@ -7,6 +7,7 @@
         ├── BadResumeTokenError(ValueError)  a watch cannot go on where this token says
         ├── BusyError                        all places of a kind are taken
         ├── LaunchError(OSError)             a worker process could not be started
+        ├── SamplingError                    a version could not be talked to
         ├── ChainError                       a step after training cannot be done
         └── UnsafeAddressError(ValueError)   the server was asked to listen beyond this machine
 
@@ -61,6 +62,11 @@ class LaunchError(ServiceError, OSError):
     code = "LAUNCH_FAILED"
     retryable = True
     hint = "look at the attempt's worker.log and at the machine's limits"
+
+
+class SamplingError(ServiceError):
+    code = "SAMPLING_FAILED"
+    hint = "try a shorter conversation, or look at the version (`posttrain models get`)"
 
 
 class ChainError(ServiceError):

@@ -6,9 +6,10 @@ however long the job waits. A job whose references are wrong is never created.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
@@ -19,8 +20,11 @@ from posttrain.engine.spec import (
     canonical_json,
     parse_spec,
 )
-from posttrain.registry import datasets, versions
-from posttrain.registry.errors import BadRefError, InvalidArgumentError, NotFoundError, RegistryError
+from posttrain.evals.errors import PolicyError
+from posttrain.evals.policy import Policy
+from posttrain.registry import datasets, suites, versions
+from posttrain.registry.errors import BadRefError, ConflictError, InvalidArgumentError, NotFoundError
+from posttrain.registry.refs import check_alias
 from posttrain.registry.store import Transaction
 from posttrain.registry.tables import JobRecord
 from posttrain.service import lifecycle, states
@@ -30,7 +34,7 @@ from posttrain.service.names import check_text, invalid
 from posttrain.service.proto import spec_pb2
 from posttrain.service.states import JobEvent
 
-Pinned = dict[str, Any]
+Policies = Callable[[str], Policy]  # a name to the policy in force
 
 
 def read_spec(message: spec_pb2.JobSpec) -> AnySpec:
@@ -69,16 +73,49 @@ class References:
         except (BadRefError, NotFoundError, InvalidArgumentError) as error:
             return self._refuse(field, ref, error)
 
-    def _refuse(self, field: str, ref: str, error: RegistryError) -> str:
-        self._wrong.append(FieldViolation(field, f"{error}; {error.hint}" if error.hint else str(error)))
+    def suites(self, field: str, names: list[str]) -> None:
+        for index, name in enumerate(names):
+            try:
+                suites.get_suite(self._tx, self._project, name)
+            except NotFoundError as error:
+                self._refuse(f"{field}[{index}]", name, error)
+            if name in names[:index]:
+                self.wrong(f"{field}[{index}]", f"{name} is listed twice")
+
+    def then(self, then: ThenGate, policies: Policies) -> None:
+        self.suites("then.suites", then.suites)
+        try:
+            check_alias(then.alias)
+        except InvalidArgumentError as error:
+            self._refuse("then.alias", then.alias, error)
+        try:
+            policy = policies(then.policy)
+        except PolicyError as error:
+            self._refuse("then.policy", then.policy, error)
+            return
+        for index, name in enumerate(then.suites):
+            if name not in policy.suites:
+                named = ", ".join(policy.suites)
+                self.wrong(f"then.suites[{index}]", f"policy {policy.name} does not judge {name}; it judges {named}")
+        missing = [name for name in policy.suites if name not in then.suites]
+        if missing:
+            self.wrong(
+                "then.suites", f"policy {policy.name} also judges {', '.join(missing)}: without, it never passes"
+            )
+
+    def _refuse(self, field: str, ref: str, error: EngineError) -> str:
+        self.wrong(field, f"{error}; {error.hint}" if error.hint else str(error))
         return ref
+
+    def wrong(self, field: str, description: str) -> None:
+        self._wrong.append(FieldViolation(field, description))
 
     def done(self) -> None:
         if self._wrong:
             raise InvalidFieldError(self._wrong)
 
 
-def pin(tx: Transaction, project: str, spec: AnySpec, policies: Path) -> AnySpec:
+def pin(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> AnySpec:
     """The spec with every reference as a number.
 
     Raises:
@@ -86,10 +123,11 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Path) -> AnySpec
     """
     check = References(tx, project)
     if isinstance(spec, EvaluateSpec):
-        changes: Pinned = {"version": check.version("version", spec.version)}
+        changes: dict[str, Any] = {"version": check.version("version", spec.version)}
         if isinstance(spec.template, VersionEvalTemplate):
             pinned = check.version("template.version", spec.template.version)
             changes["template"] = spec.template.model_copy(update={"version": pinned})
+        check.suites("suites", spec.suites)
     else:
         changes = {
             "base": check.version("base", spec.base),
@@ -98,6 +136,8 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Path) -> AnySpec
                 for index, item in enumerate(spec.data)
             ],
         }
+        if isinstance(spec.then, ThenGate):
+            check.then(spec.then, policies)
     check.done()
     return spec.model_copy(update=changes)
 
@@ -106,7 +146,7 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Path) -> AnySpec
 
 
 def create(
-    tx: Transaction, project: str, spec: AnySpec, policies: Path, request_id: str = "", parent_job: str = ""
+    tx: Transaction, project: str, spec: AnySpec, policies: Policies, request_id: str = "", parent_job: str = ""
 ) -> JobRecord:
     """A queued job; with a known request id and the same spec, the job that was made then.
 
@@ -126,7 +166,7 @@ def create(
     return lifecycle.move(tx, job, JobEvent.ACCEPTED, "accept")
 
 
-def preview(tx: Transaction, project: str, spec: AnySpec, policies: Path) -> AnySpec:
+def preview(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> AnySpec:
     """What `create` would queue; nothing is written. Raises as `create` does."""
     return pin(tx, project, spec, policies)
 
@@ -143,21 +183,17 @@ def cancel(tx: Transaction, project: str, job_id: str, etag: str = "") -> JobRec
     """
     job = tx.get_job(project, job_id)
     if etag and etag != str(job.version):
-        from posttrain.registry.errors import ConflictError
-
         raise ConflictError(f"job {job.id} has changed: its etag is {job.version}, not {etag}")
     if job.state == states.CANCELLING:
         return job
     if job.state not in states.TERMINAL:
         return lifecycle.cancel(tx, job)
     chain = tx.get_chain(job.id)
-    if job.state == states.SUCCEEDED and chain is not None and chain.step not in lifecycle.CHAIN_OVER:
+    if job.state == states.SUCCEEDED and chain is not None and chain.step not in {*lifecycle.CHAIN_OVER, "PROMOTE"}:
         return lifecycle.cancel_chain(tx, job, chain)
     raise IllegalTransitionError(f"job {job.id} has ended already: it is {job.state}")
 
 
-def then_of(spec: AnySpec) -> ThenGate | None:
-    """What a training job's chain does after registering."""
-    if isinstance(spec, IftSpec | SftSpec) and isinstance(spec.then, ThenGate):
-        return spec.then
-    return None
+def wants_suites(spec: AnySpec) -> bool:
+    """Whether a spec names suites, which must be in the store then."""
+    return isinstance(spec, EvaluateSpec) or isinstance(spec.then, ThenGate)

@@ -170,10 +170,15 @@ def fail(tx: Transaction, job: JobRecord, transition_id: str, code: str, message
 
 
 def cancel_chain(tx: Transaction, job: JobRecord, chain: ChainRecord) -> JobRecord:
-    """Ends what follows a training job that has succeeded: the chain, and its evaluations with it."""
-    tx.swap_chain(job.id, chain.version, {"step": "CHAIN_FAILED", "message": "cancelled"})
-    for child in chain.eval_jobs.values():
+    """Ends what follows a training job that has succeeded."""
+    end_chain(tx, job, chain, "cancelled")
+    return tx.get_job(job.project, job.id)
+
+
+def end_chain(tx: Transaction, job: JobRecord, chain: ChainRecord, message: str) -> None:
+    """Ends a chain before its time, and its evaluations with it."""
+    tx.swap_chain(job.id, chain.version, {"step": "CHAIN_FAILED", "message": message})
+    for child in sorted(set(chain.eval_jobs.values())):
         record = tx.get_job(job.project, child)
         if record.parent_job == job.id and record.state not in states.TERMINAL and record.state != states.CANCELLING:
             cancel(tx, record)
-    return tx.get_job(job.project, job.id)

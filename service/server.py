@@ -22,15 +22,29 @@ from grpc_reflection.v1alpha import reflection
 
 from posttrain.engine.events import write_atomic
 from posttrain.registry.store import open_store
+from posttrain.service.chain import Chains
 from posttrain.service.core import Core, Settings
 from posttrain.service.errors import UnsafeAddressError
 from posttrain.service.executors.base import Executor
 from posttrain.service.executors.local import LocalExecutor
 from posttrain.service.logs import close_log, open_log
 from posttrain.service.metrics import Metrics, MetricsServer
-from posttrain.service.proto import jobs_pb2, jobs_pb2_grpc
+from posttrain.service.proto import (
+    datasets_pb2,
+    datasets_pb2_grpc,
+    gates_pb2,
+    gates_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
+from posttrain.service.sampling import Sampler
 from posttrain.service.scheduler import Scheduler
+from posttrain.service.servicers.datasets import DatasetsServicer
+from posttrain.service.servicers.gates import EvaluationsServicer, GatesServicer, PromotionsServicer
 from posttrain.service.servicers.jobs import JobsServicer
+from posttrain.service.servicers.models import ModelsServicer
 from posttrain.service.statuses import ErrorInterceptor
 
 ADDRESS_FILE = "server.json"
@@ -38,7 +52,11 @@ DEFAULT_ADDRESS = "127.0.0.1:50061"
 STOP_GRACE_S = 2.0
 log = logging.getLogger(__name__)
 
-SERVICES = (jobs_pb2.DESCRIPTOR.services_by_name["Jobs"].full_name,)
+SERVICES = tuple(
+    service.full_name
+    for file in (datasets_pb2, jobs_pb2, models_pb2, gates_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,11 @@ async def _start(core: Core, where: Address, metrics_address: str, executor: Exe
         ],
     )
     jobs_pb2_grpc.add_JobsServicer_to_server(JobsServicer(core), server)
+    datasets_pb2_grpc.add_DatasetsServicer_to_server(DatasetsServicer(core), server)
+    models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(core, Sampler(core)), server)
+    gates_pb2_grpc.add_EvaluationsServicer_to_server(EvaluationsServicer(core), server)
+    gates_pb2_grpc.add_GatesServicer_to_server(GatesServicer(core), server)
+    gates_pb2_grpc.add_PromotionsServicer_to_server(PromotionsServicer(core), server)
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
@@ -145,7 +168,10 @@ async def _start(core: Core, where: Address, metrics_address: str, executor: Exe
     await server.start()
     for name in SERVICES:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    scheduler = asyncio.create_task(Scheduler(core, executor).run(), name="scheduler")
+    loops = [
+        asyncio.create_task(Scheduler(core, executor).run(), name="scheduler"),
+        asyncio.create_task(Chains(core).run(), name="chains"),
+    ]
     entry = {"address": address, "pid": os.getpid(), "metrics": metrics_address}
     write_atomic(core.home / ADDRESS_FILE, json.dumps(entry).encode())
     log.info("server listens", extra=entry)
@@ -153,8 +179,9 @@ async def _start(core: Core, where: Address, metrics_address: str, executor: Exe
     async def stop() -> None:
         await health.enter_graceful_shutdown()
         await server.stop(STOP_GRACE_S)
-        scheduler.cancel()
-        await asyncio.gather(scheduler, return_exceptions=True)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
         if isinstance(executor, LocalExecutor):
             executor.detach()
         (core.home / ADDRESS_FILE).unlink(missing_ok=True)

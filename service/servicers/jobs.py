@@ -25,7 +25,9 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
         (project,) = names.parse(request.parent, names.PROJECT, field="parent")
         request_id = names.check_request_id(request.request_id)
         spec = jobs.read_spec(request.spec)
-        policies = self._core.policies
+        policies = self._core.policy
+        if jobs.wants_suites(spec):
+            await self._core.ensure_suites(project)
         if request.validate_only:
             pinned = await self._core.read(lambda tx: jobs.preview(tx, project, spec, policies))
             return jobs_pb2.Job(

@@ -29,7 +29,9 @@ def point(name: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-settings = Settings(**{"poll_s": 0.05, "threads_per_worker": 1, **options.get("settings", {})}, point=point)
+settings = Settings(
+    **{"poll_s": 0.05, "threads_per_worker": 1, "builtin_suites": False, **options.get("settings", {})}, point=point
+)
 worker = (sys.executable, str(Path(__file__).with_name("fake_worker.py"))) if options.get("fake") else None
 executor = LocalExecutor(1, worker) if worker else None
 asyncio.run(serve(home, "127.0.0.1:0", settings=settings, executor=executor))

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import psutil
+
 from posttrain.service.executors.local import read_worker
 from posttrain.service.proto import (
     datasets_pb2_grpc,

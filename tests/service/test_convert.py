@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 from posttrain.engine import spec
 from posttrain.service.convert import choice_of, spec_to_proto, to_dict
 from posttrain.service.errors import InvalidFieldError
 from posttrain.service.proto import spec_pb2
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parents[2]
 SCALARS = {

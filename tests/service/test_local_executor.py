@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from posttrain.service.errors import LaunchError
 from posttrain.service.executors.local import (
     LocalExecutor,

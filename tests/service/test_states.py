@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from posttrain.service import states
 from posttrain.service.errors import IllegalTransitionError
 from posttrain.service.proto import jobs_pb2

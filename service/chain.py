@@ -1,0 +1,313 @@
+"""The chain after a training job: register, evaluate, gate, promote. Each step is stored before the next begins.
+
+    REGISTER   the output becomes a version (once per job)
+    EVALUATE   child jobs: the candidate, its parent, the alias's champion; all of them are made in one transaction
+    GATE       a verdict over the children's rows (once per inputs)
+    PROMOTE    a promotion is asked for whatever the verdict, so that a refusal is on record too (once per job)
+
+Every call into the registry is idempotent and every step is a compare-and-swap, so a server that dies anywhere finishes
+the chain once, and a cancel wins or loses as a whole. A version that has no template of its own (a base) is evaluated
+under the candidate's, and once more by a plain few-shot prompt, which is kept on record and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from posttrain.engine.errors import EngineError
+from posttrain.engine.spec import (
+    EvalTemplate,
+    EvaluateSpec,
+    IftSpec,
+    OwnEvalTemplate,
+    PlainEvalTemplate,
+    SftSpec,
+    ThenGate,
+    VersionEvalTemplate,
+    parse_spec,
+    spec_digest,
+)
+from posttrain.engine.task import OUTPUT_FOLDER, TrainTask, read_assignment
+from posttrain.evals.policy import Policy
+from posttrain.evals.suites.load import read_manifest
+from posttrain.registry import evaluations, gates, promotion, suites, versions
+from posttrain.registry.errors import ConflictError, InvalidArgumentError, UnmetError
+from posttrain.registry.store import Transaction
+from posttrain.registry.tables import AliasRecord, ChainRecord, JobRecord, VersionRecord
+from posttrain.service import lifecycle, states
+from posttrain.service.core import Core
+from posttrain.service.errors import ChainError
+from posttrain.service.states import JobEvent
+
+ACTOR = "chain"
+IDLE_S = 2.0
+MAX_SURPRISES = 5
+SIDES = ("candidate", "parent", "champion")
+PLAIN = "parent_plain"
+log = logging.getLogger(__name__)
+
+
+class ChainRunner:
+    """Brings the chain of one job to its end."""
+
+    def __init__(self, core: Core, project: str, job_id: str) -> None:
+        self._core = core
+        self._project = project
+        self._id = job_id
+        self._point = core.settings.point
+
+    async def run(self) -> None:
+        while True:
+            ticket = self._core.bell.ticket()
+            job, chain = await self._core.read(self._read)
+            if chain is None or chain.step == "TRAIN" or chain.step in lifecycle.CHAIN_OVER:
+                return
+            self._point(f"{chain.step.lower()}:begin")
+            try:
+                idle = await self._step(job, chain)
+            except ConflictError:
+                continue  # the chain, or the alias, moved meanwhile: look again
+            if idle:
+                await self._core.bell.wait(ticket, IDLE_S)
+
+    def _read(self, tx: Transaction) -> tuple[JobRecord, ChainRecord | None]:
+        return tx.get_job(self._project, self._id), tx.get_chain(self._id)
+
+    async def _step(self, job: JobRecord, chain: ChainRecord) -> bool:
+        """Does the next thing; whether there was nothing to do but wait."""
+        spec = parse_spec(json.loads(job.spec_json))
+        assert isinstance(spec, IftSpec | SftSpec)
+        if chain.step == "REGISTER":
+            await self._register(job, chain, spec.then if isinstance(spec.then, ThenGate) else None)
+            return False
+        assert isinstance(spec.then, ThenGate)
+        policy = await self._core.thread(self._core.policy, spec.then.policy)
+        if chain.step == "EVALUATE":
+            return await self._evaluate(job, chain, spec, spec.then, policy)
+        if chain.step == "GATE":
+            await self._gate(chain, spec.then, policy)
+        else:
+            await self._promote(chain, spec.then)
+        return False
+
+    async def _swap(self, chain: ChainRecord, **changes: Any) -> None:
+        after = await self._core.write(lambda tx: tx.swap_chain(chain.job, chain.version, changes), ACTOR)
+        log.info("chain step", extra={"job": chain.job, "step": after.step, "note": after.message})
+        self._point(f"{chain.step.lower()}:done")
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    async def _register(self, job: JobRecord, chain: ChainRecord, then: ThenGate | None) -> None:
+        folder = lifecycle.attempt_folder(self._core.home, job.id, job.attempt)
+        task = read_assignment(folder)
+        assert isinstance(task, TrainTask)
+        version = await self._core.thread(
+            versions.register_trained, self._core.store, self._project, task, folder / OUTPUT_FOLDER, actor=ACTOR
+        )
+        self._point("register:registered")
+        await self._swap(chain, step="EVALUATE" if then else "DONE", model_version=version.ref, message="")
+
+    async def _evaluate(
+        self, job: JobRecord, chain: ChainRecord, spec: IftSpec | SftSpec, then: ThenGate, policy: Policy
+    ) -> bool:
+        def begin(tx: Transaction) -> ChainRecord:
+            wanted = self._wanted(tx, chain, spec, then, policy, num_shots)
+            made = {side: self._child(tx, job, child) for side, child in wanted.items()}
+            return tx.swap_chain(chain.job, chain.version, {"eval_jobs": made, "message": "evaluating"})
+
+        if not chain.eval_jobs:
+            num_shots = await self._core.thread(self._num_shots, then.suites)
+            await self._core.write(begin, ACTOR)
+            self._point("evaluate:created")
+            return False
+        children = await self._core.read(
+            lambda tx: {side: tx.get_job(self._project, child) for side, child in chain.eval_jobs.items()}
+        )
+        for side, child in children.items():
+            if child.state in (states.FAILED, states.CANCELLED):
+                why = child.error.get("message") or child.termination_reason
+                raise ChainError(f"the evaluation of the {side} ({child.id}) is {child.state}: {why}")
+        if any(child.state not in states.TERMINAL for child in children.values()):
+            return True
+        runs = await self._core.read(lambda tx: self._runs(tx, chain))
+        await self._swap(chain, step="GATE", eval_runs=list(dict.fromkeys(runs.values())), message="")
+        return False
+
+    async def _gate(self, chain: ChainRecord, then: ThenGate, policy: Policy) -> None:
+        runs = await self._core.read(lambda tx: self._runs(tx, chain))
+        champion = await self._core.read(lambda tx: self._champion_of(tx, chain, then))
+        if champion != await self._core.read(lambda tx: self._judged(tx, chain)):
+            # Somebody was promoted while this chain evaluated: judge against who is champion now.
+            await self._swap(chain, step="EVALUATE", eval_jobs={}, eval_runs=[], message="the champion has changed")
+            return
+        sides = {side: run for side, run in runs.items() if side in SIDES}
+        try:
+            gate = await self._core.thread(
+                gates.create_gate_run,
+                self._core.store, self._project, chain.model_version, policy, then.alias, runs=sides, actor=ACTOR,
+            )  # fmt: skip
+        except (UnmetError, InvalidArgumentError) as error:
+            if champion != await self._core.read(lambda tx: self._champion_of(tx, chain, then)):
+                raise ConflictError("the champion has changed") from error
+            raise
+        self._point("gate:judged")
+        self._core.metrics.verdicts.labels(gate.verdict).inc()
+        await self._swap(chain, step="PROMOTE", gate_run=gate.id, message=f"verdict {gate.verdict}")
+
+    async def _promote(self, chain: ChainRecord, then: ThenGate) -> None:
+        record = await self._core.thread(
+            promotion.promote,
+            self._core.store, self._project, chain.model_version, then.alias, gate_run=chain.gate_run,
+            reason=f"chain of job {chain.job}", job=chain.job, actor=ACTOR, policies=self._core.policy,
+        )  # fmt: skip
+        self._point("promote:recorded")
+        self._core.metrics.promotions.labels(record.outcome).inc()
+        missing = "; ".join(item["message"] for item in record.missing)[:500]
+        message = f"{then.alias} names {chain.model_version}" if record.outcome == "APPLIED" else f"refused: {missing}"
+        await self._swap(chain, step="DONE", promotion=record.id, message=message)
+
+    # -- evaluations --------------------------------------------------------------------------------------------------
+
+    def _wanted(
+        self,
+        tx: Transaction,
+        chain: ChainRecord,
+        spec: IftSpec | SftSpec,
+        then: ThenGate,
+        policy: Policy,
+        num_shots: int,
+    ) -> dict[str, EvaluateSpec]:
+        """What to evaluate, by side."""
+        candidate = versions.get_version(tx, self._project, chain.model_version)
+        sides: dict[str, VersionRecord] = {"candidate": candidate}
+        if candidate.parent is not None:
+            sides["parent"] = versions.version_by_id(tx, candidate.parent)
+        champion = self._champion_of(tx, chain, then)
+        if champion:
+            sides["champion"] = versions.get_version(tx, self._project, champion)
+        wanted: dict[str, EvaluateSpec] = {}
+
+        def ask(side: str, version: VersionRecord, template: EvalTemplate) -> None:
+            wanted[side] = EvaluateSpec(
+                display_name=f"{version.ref} for {candidate.ref}", version=version.ref, suites=then.suites,
+                template=template, shard=policy.shard, dtype=spec.dtype, timeout_s=spec.timeout_s,
+            )  # fmt: skip
+
+        for side, version in sides.items():
+            if version.template_digest:
+                ask(side, version, OwnEvalTemplate())
+            else:
+                ask(side, version, VersionEvalTemplate(version=candidate.ref))
+        if "parent" in sides and not sides["parent"].template_digest:
+            ask(PLAIN, sides["parent"], PlainEvalTemplate(num_shots=num_shots))
+        return wanted
+
+    def _num_shots(self, suite_names: list[str]) -> int:
+        """As many worked examples as a plain prompt wants and every suite has."""
+        found = [PlainEvalTemplate().num_shots]
+        for name in suite_names:
+            given = suites.suite_input(self._core.store, self._project, name)
+            found += [len(task.shots) for task in read_manifest(Path(given.manifest)).tasks]
+        return min(found)
+
+    def _child(self, tx: Transaction, job: JobRecord, spec: EvaluateSpec) -> str:
+        """The child job for a spec, made once: a version on two sides, like a parent that is champion, shares it."""
+        key = f"chain:{job.id}:{spec_digest(spec)}"
+        child = tx.create_job(self._project, spec, request_id=key, parent_job=job.id)
+        if child.state == states.VALIDATING:
+            child = lifecycle.move(tx, child, JobEvent.ACCEPTED, "accept")
+        return child.id
+
+    def _runs(self, tx: Transaction, chain: ChainRecord) -> dict[str, str]:
+        found = {}
+        for side, child in chain.eval_jobs.items():
+            run = evaluations.run_of_job(tx, child)
+            if run is None:
+                raise ChainError(f"job {child} left no evaluation")
+            found[side] = run.id
+        return found
+
+    def _champion_of(self, tx: Transaction, chain: ChainRecord, then: ThenGate) -> str:
+        """Whom the alias names now, as a ref; empty: nobody."""
+        model = chain.model_version.partition("@")[0]
+        alias = tx.session.get(AliasRecord, (self._project, model, then.alias))
+        return versions.version_by_id(tx, alias.version).ref if alias else ""
+
+    def _judged(self, tx: Transaction, chain: ChainRecord) -> str:
+        """The champion that this chain evaluated, as a ref; empty: none."""
+        child = chain.eval_jobs.get("champion", "")
+        return str(json.loads(tx.get_job(self._project, child).spec_json)["version"]) if child else ""
+
+
+async def run_chain(core: Core, project: str, job_id: str) -> None:
+    """Runs a chain to its end. What a retry may heal is tried again, more and more slowly; the rest ends the chain."""
+    delay_s, surprises = 0.5, 0
+    while True:
+        try:
+            await ChainRunner(core, project, job_id).run()
+            return
+        except EngineError as error:
+            log.error("chain error", extra={"job": job_id, "code": error.code, "error": str(error)})
+            if not error.retryable and await _give_up(core, project, job_id, error.code, f"{error.code}: {error}"):
+                return
+        except Exception:
+            surprises += 1
+            log.exception("chain error", extra={"job": job_id})
+            core.metrics.loop_errors.labels("chain").inc()
+            if surprises >= MAX_SURPRISES and await _give_up(core, project, job_id, "INTERNAL", "see the server's log"):
+                return
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, 30.0)
+
+
+async def _give_up(core: Core, project: str, job_id: str, code: str, message: str) -> bool:
+    """Ends a chain and its evaluations; False if that could not be stored now."""
+
+    def end(tx: Transaction) -> None:
+        chain = tx.get_chain(job_id)
+        if chain is None or chain.step in lifecycle.CHAIN_OVER:
+            return
+        lifecycle.end_chain(tx, tx.get_job(project, job_id), chain, message[:1000])
+
+    try:
+        await core.write(end, ACTOR)
+    except EngineError as error:
+        log.error("a chain's end could not be stored", extra={"job": job_id, "code": code, "error": str(error)})
+        return False
+    return True
+
+
+class Chains:
+    """Runs every open chain whose training is over."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until it is cancelled; the next server takes the chains up where they stand."""
+        try:
+            while True:
+                ticket = self._core.bell.ticket()
+                try:
+                    await self._tick()
+                except Exception:
+                    log.exception("looking for chains failed")
+                    self._core.metrics.loop_errors.labels("chains").inc()
+                await self._core.bell.wait(ticket, IDLE_S)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _tick(self) -> None:
+        chains = await self._core.read(lambda tx: tx.open_chains())
+        self._tasks = {job: task for job, task in self._tasks.items() if not task.done()}
+        for chain in chains:
+            if chain.step != "TRAIN" and chain.job not in self._tasks:
+                work = run_chain(self._core, chain.project, chain.job)
+                self._tasks[chain.job] = asyncio.create_task(work, name=f"chain {chain.job}")

@@ -1,0 +1,142 @@
+"""The Datasets service: a streamed upload, sealing, and what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from posttrain.engine.errors import CancelledError
+from posttrain.registry import datasets
+from posttrain.registry.tables import DatasetVersionRecord
+from posttrain.service import names, views
+from posttrain.service.core import Core
+from posttrain.service.proto import datasets_pb2, datasets_pb2_grpc
+
+MAX_CHUNK_BYTES = 2**20
+_WAITING_CHUNKS = 8
+_SOURCE_CHARACTERS = 1000
+
+
+class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc]
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def UploadDataset(  # noqa: N802
+        self, requests: AsyncIterator[datasets_pb2.UploadDatasetRequest], context: Any
+    ) -> datasets_pb2.DatasetVersion:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise names.invalid("header", "the first message of an upload is its header")
+        header = first.header
+        (project,) = names.parse(header.parent, names.PROJECT, field="header.parent")
+        names.check_request_id(header.request_id)
+        source = names.check_text("header.source", header.source, _SOURCE_CHARACTERS)
+        pipe = _Pipe()
+
+        def store() -> DatasetVersionRecord:
+            try:
+                return datasets.upload(
+                    self._core.store, project, header.dataset, pipe.chunks(), source=source,
+                    request_id=header.request_id, max_bytes=self._core.settings.max_upload_bytes,
+                )  # fmt: skip
+            finally:
+                pipe.close()
+
+        writing = asyncio.ensure_future(self._core.thread(store))
+        try:
+            async for request in requests:
+                chunk = _chunk(request)
+                # A store that has failed takes nothing more: its error is the answer.
+                if not await self._core.thread(pipe.put, chunk):
+                    break
+            else:
+                await self._core.thread(pipe.put, None)
+        except BaseException:
+            # The sender went away or sent something else: the writer must not take what came for the whole.
+            pipe.abort()
+            await asyncio.shield(asyncio.gather(writing, return_exceptions=True))
+            raise
+        record = await writing
+        self._core.bell.ring()
+        return views.dataset_message(record)
+
+    async def SealDataset(  # noqa: N802
+        self, request: datasets_pb2.SealDatasetRequest, context: Any
+    ) -> datasets_pb2.DatasetVersion:
+        project, ref = _ref(request.name)
+        return views.dataset_message(await self._core.thread(datasets.seal, self._core.store, project, ref))
+
+    async def GetDatasetVersion(  # noqa: N802
+        self, request: datasets_pb2.GetDatasetVersionRequest, context: Any
+    ) -> datasets_pb2.DatasetVersion:
+        project, ref = _ref(request.name)
+        return views.dataset_message(await self._core.read(lambda tx: datasets.get_version(tx, project, ref)))
+
+    async def ListDatasetVersions(  # noqa: N802
+        self, request: datasets_pb2.ListDatasetVersionsRequest, context: Any
+    ) -> datasets_pb2.ListDatasetVersionsResponse:
+        project, *rest = names.parse(request.parent, names.PROJECT, names.DATASET, field="parent")
+        name = rest[0] if rest else ""
+        page = await self._core.read(
+            lambda tx: datasets.list_versions(tx, project, name, request.page_size, request.page_token)
+        )
+        found = [views.dataset_message(record) for record in page.items]
+        return datasets_pb2.ListDatasetVersionsResponse(versions=found, next_page_token=page.next_page_token)
+
+
+def _ref(name: str) -> tuple[str, str]:
+    project, dataset, version = names.parse(name, names.DATASET_VERSION)
+    return project, f"{dataset}@{version}"
+
+
+def _chunk(request: datasets_pb2.UploadDatasetRequest) -> bytes:
+    if request.WhichOneof("part") != "chunk":
+        raise names.invalid("chunk", "after the header an upload has chunks only")
+    if len(request.chunk) > MAX_CHUNK_BYTES:
+        raise names.invalid("chunk", f"{len(request.chunk)} bytes; at most {MAX_CHUNK_BYTES} in a message")
+    return bytes(request.chunk)
+
+
+class _Pipe:
+    """Hands chunks from the event loop to the thread that stores them: bounded, so a fast sender waits for the disk."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_WAITING_CHUNKS)
+        self._is_closed = False
+        self._is_aborted = False
+
+    def put(self, chunk: bytes | None) -> bool:
+        """Waits for room; False once nobody reads any more. None: that was all."""
+        while not (self._is_closed or self._is_aborted):
+            try:
+                self._queue.put(chunk, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def chunks(self) -> Iterator[bytes]:
+        """What was put, until None.
+
+        Raises:
+            CancelledError: the upload was aborted; what reads this stores nothing then.
+        """
+        while True:
+            try:
+                chunk = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                chunk = b""
+            if self._is_aborted:
+                raise CancelledError("the upload was broken off")
+            if chunk is None:
+                return
+            if chunk:
+                yield chunk
+
+    def abort(self) -> None:
+        self._is_aborted = True
+
+    def close(self) -> None:
+        self._is_closed = True
