@@ -32,11 +32,14 @@ class Answer(str):
     stop_reason: StopReason
     num_tokens: int
 
-    def __new__(cls, text: str, stop_reason: StopReason, num_tokens: int) -> Answer:
+    def __new__(cls, text: str, stop_reason: StopReason = "none", num_tokens: int = 0) -> Answer:
         answer = super().__new__(cls, text)
         answer.stop_reason = stop_reason
         answer.num_tokens = num_tokens
         return answer
+
+    def __getnewargs__(self) -> tuple[str, StopReason, int]:
+        return (str(self), self.stop_reason, self.num_tokens)  # copies keep what the text carries
 
 
 class Likelihood(tuple[float, bool]):
@@ -180,7 +183,7 @@ class PosttrainLM(LM):  # type: ignore[misc]  # lm-eval has no types
         )
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        return list(prompt.ids) if isinstance(prompt, RenderedPrompt) else self._text_ids(prompt)
+        return list(prompt.ids) if isinstance(prompt, RenderedPrompt) and prompt.ids else self._text_ids(prompt)
 
     def _text_ids(self, text: str) -> list[int]:
         """As lm-eval encodes: with the tokenizer's own first token, unless the text begins with its spelling."""

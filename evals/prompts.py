@@ -24,13 +24,7 @@ from posttrain.engine.task import EvaluateTask, ModelInput
 from posttrain.evals.rows import TemplateInfo
 from posttrain.evals.suites.load import Shot
 
-PLAIN_FORMAT = {
-    "system": "{content}\n\n",
-    "tools": "Tools:\n{tools}\n\n",
-    "question": "Question: {content}\nAnswer:",
-    "result": "Result: {content}\nAnswer:",
-    "answer": " {content}\n\n",
-}
+PLAIN_QUESTION, PLAIN_ANSWER = "Question: {content}\nAnswer:", " {content}\n\n"
 
 
 class RenderedPrompt(str):
@@ -38,10 +32,13 @@ class RenderedPrompt(str):
 
     ids: tuple[int, ...]
 
-    def __new__(cls, text: str, ids: Sequence[int]) -> RenderedPrompt:
+    def __new__(cls, text: str, ids: Sequence[int] = ()) -> RenderedPrompt:
         prompt = super().__new__(cls, text)
         prompt.ids = tuple(ids)
         return prompt
+
+    def __getnewargs__(self) -> tuple[str, tuple[int, ...]]:
+        return (str(self), self.ids)  # copies keep what the text carries
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class PlainPrompter:
     """Renders without any template: worked examples, then the question, as text that a base can continue."""
 
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int], num_shots: int, has_own: bool) -> None:
-        digest = sha256_text(canonical_json({"format": PLAIN_FORMAT, "num_shots": num_shots}))
+        digest = sha256_text(canonical_json({"format": [PLAIN_QUESTION, PLAIN_ANSWER], "num_shots": num_shots}))
         self.info = TemplateInfo(type="plain", digest=digest, source=f"plain, {num_shots} shots", has_own=has_own)
         self._encoder = Encoder(tokenizer, ChatTemplate(""), stop_ids)
         self._stop_ids = tuple(sorted(set(stop_ids)))
@@ -118,18 +115,11 @@ class PlainPrompter:
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], shots: Sequence[Shot]
     ) -> RenderedPrompt:
-        text = "".join(
-            PLAIN_FORMAT["question"].format(content=shot.prompt) + PLAIN_FORMAT["answer"].format(content=shot.answer)
+        shown = [
+            PLAIN_QUESTION.replace("{content}", shot.prompt) + PLAIN_ANSWER.replace("{content}", shot.answer)
             for shot in self._choose(shots)
-        )
-        if tools:
-            lines = "\n".join(json.dumps(tool, separators=(",", ":"), ensure_ascii=False) for tool in tools)
-            text += PLAIN_FORMAT["tools"].replace("{tools}", lines)
-        for message in messages:
-            form = PLAIN_FORMAT[
-                {"user": "question", "assistant": "answer", "system": "system", "tool": "result"}[message["role"]]
-            ]
-            text += form.replace("{content}", _plain_content(message))
+        ]
+        text = "".join(shown) + PLAIN_QUESTION.replace("{content}", plain_question(messages, tools))
         return RenderedPrompt(text, self._encoder.plain(text))
 
     def stops(self, shots: Sequence[Shot]) -> Stops:
@@ -176,12 +166,16 @@ def _single_token(tokenizer: Any, text: str) -> int | None:
     return found[0] if found else None
 
 
-def _plain_content(message: Message) -> str:
-    calls = [
-        f"<tool_call>{json.dumps(call, separators=(',', ':'), ensure_ascii=False)}</tool_call>"
-        for call in message.get("tool_calls") or []
-    ]
-    return "\n".join([*([message["content"]] if message.get("content") else []), *calls])
+def plain_question(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
+    """A conversation as one question: the tools a line each, then the turns; a user's alone stands without a label."""
+    lines = [json.dumps(tool, separators=(",", ":"), ensure_ascii=False) for tool in tools]
+    if len(messages) == 1:
+        return "\n".join([*lines, str(messages[0]["content"])])
+    for message in messages:
+        calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or []]
+        parts = [str(message.get("content") or ""), *(f"<tool_call>{call}</tool_call>" for call in calls)]
+        lines.append(f"{message['role']}: " + "\n".join(part for part in parts if part))
+    return "\n".join(lines)
 
 
 def require_template(template: ChatTemplate | None, ref: str) -> ChatTemplate:

@@ -10,28 +10,18 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lm_eval.api.instance import Instance
 
+from posttrain.engine.attempt import Events, ShouldStop, run_attempt
 from posttrain.engine.checkpoint import disk_errors
 from posttrain.engine.errors import CancelledError, ModelError
-from posttrain.engine.events import (
-    EVENTS_FILE,
-    EventWriter,
-    ExitRecord,
-    Note,
-    Phase,
-    Progress,
-    write_atomic,
-    write_exit,
-)
+from posttrain.engine.events import ExitRecord, Note, Phase, Progress, write_atomic
 from posttrain.engine.models import Loaded, load, resolve_dtype
-from posttrain.engine.run import RESERVE_BYTES, _record_of, _stop_signal
 from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.engine.task import OUTPUT_FOLDER, EvaluateTask
 from posttrain.evals.cache import AnswerCache, AnswerKey, CachedAnswer, tokenizer_digest
@@ -67,33 +57,20 @@ def run_evaluation(task: EvaluateTask, folder: Path) -> ExitRecord:
     Raises:
         OSError: not even the exit record could be written; the attempt then counts as interrupted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    reserve = folder / ".reserve"
-    try:
-        with disk_errors("starting"):
-            reserve.write_bytes(b"\0" * RESERVE_BYTES)  # room for the exit record when the disk is full
-        with ExitStack() as stack:
-            with disk_errors("opening the event file"):
-                writer = stack.enter_context(EventWriter(folder / EVENTS_FILE, task.attempt))
-            should_stop = stack.enter_context(_stop_signal())
-            with disk_errors("writing rows"):
-                summary = _Attempt(task, folder, writer, should_stop).run()
-        record = ExitRecord(
-            status="succeeded", attempt=task.attempt, output=OUTPUT_FOLDER, summary=summary, time=time.time()
-        )
-    except BaseException as error:
-        record = _record_of(error, task.attempt)
-    reserve.unlink(missing_ok=True)
-    write_exit(folder, record)
-    return record
+
+    def work(events: Events, should_stop: ShouldStop) -> dict[str, Any]:
+        with disk_errors("writing rows"):
+            return _Attempt(task, folder, events, should_stop).run()
+
+    return run_attempt(folder, task.attempt, work)
 
 
 @dataclass
 class _Attempt:
     task: EvaluateTask
     folder: Path
-    events: EventWriter
-    should_stop: Callable[[], bool]
+    events: Events
+    should_stop: ShouldStop
     rows: list[ResultRow] = field(default_factory=list)
     num_cached: int = 0
     num_resumed: int = 0
@@ -303,15 +280,15 @@ class _Attempt:
         self._told = now
         eta = (now - self._started) / generated * (self._left - generated) if generated else -1.0
         done = self._before + generated
-        self.events.write(Progress(phase="evaluating", done=done, total=self._total, eta_s=round(eta, 1)))
+        self.events(Progress(phase="evaluating", done=done, total=self._total, eta_s=round(eta, 1)))
 
     def _phase(self, phase: str) -> None:
         if self.should_stop():
             raise CancelledError("stopped before evaluation began")
-        self.events.write(Phase(phase=phase))
+        self.events(Phase(phase=phase))
 
     def _note(self, message: str, level: str = "info") -> None:
-        self.events.write(Note.model_validate({"message": message, "level": level}))
+        self.events(Note.model_validate({"message": message, "level": level}))
 
 
 def _key_of(key: AnswerKey, lm: PosttrainLM, instance: Instance) -> str:

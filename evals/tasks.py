@@ -11,6 +11,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
+from lm_eval.config.task import TaskConfig
+from lm_eval.filters import build_filter_ensemble
 
 from posttrain.engine.spec import sha256_text
 from posttrain.evals.lm import Answer
@@ -34,9 +36,16 @@ class SuiteLmTask(Task):  # type: ignore[misc]  # lm-eval has no types
         self._prompter = prompter
         self._stops = prompter.stops(task.manifest.shots)
         self.max_new_tokens = max_new_tokens
-        super().__init__(
-            config={"task": f"{task.suite}.{task.name}", "num_fewshot": 0, "output_type": self.OUTPUT_TYPE}
+        # Without Task.__init__, as ConfigurableTask does: it puts a whole config into the field `task`.
+        self._config = TaskConfig(
+            task=f"{task.suite}.{task.name}",
+            output_type=self.OUTPUT_TYPE,
+            num_fewshot=0,
+            repeats=1,
+            generation_kwargs=self._arguments(),
         )
+        self._instances: list[Instance] | None = None
+        self._filters = [build_filter_ensemble("none", [["take_first", None]])]
 
     def download(self, data_dir: Any = None, cache_dir: Any = None, download_mode: Any = None) -> None:
         """Nothing to fetch: the examples are here."""
@@ -64,19 +73,25 @@ class SuiteLmTask(Task):  # type: ignore[misc]  # lm-eval has no types
         return self.doc_to_text(doc)
 
     def construct_requests(self, doc: Example, ctx: str, **options: Any) -> Instance:
-        arguments = {
+        return Instance(
+            request_type=self.OUTPUT_TYPE,
+            doc=doc,
+            arguments=(ctx, self._arguments()),
+            idx=0,
+            metadata=options["metadata"],
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
             "until": list(self._stops.strings),
             "stop_token_ids": list(self._stops.token_ids),
             "max_gen_toks": self.max_new_tokens,
             "do_sample": False,
         }
-        return Instance(
-            request_type=self.OUTPUT_TYPE, doc=doc, arguments=(ctx, arguments), idx=0, metadata=options["metadata"]
-        )
 
     def judge(self, doc: Example, answer: str) -> Scored:
         """Scores an answer; never raises."""
-        return score(self.task_manifest.scorer, answer, doc.checker, doc.target)
+        return score(self.task_manifest.scorer_name, answer, doc.checker, doc.target)
 
     def process_results(self, doc: Example, results: Sequence[str]) -> dict[str, float]:
         return {doc.metric: self.judge(doc, str(results[0])).score}
@@ -93,6 +108,8 @@ class SuiteLmTask(Task):  # type: ignore[misc]  # lm-eval has no types
     def row(self, doc: Example, prompt: RenderedPrompt, answer: Answer) -> ResultRow:
         """Scores one answer into a row. A prompt that left no room in the context is wrong, and says so."""
         text = answer.encode("utf-8", "replace").decode()
+        if self._prompter.info.type == "plain":
+            text = text.strip()  # the space after "Answer:" is the prompt's, not the answer's
         if answer.stop_reason == "context" and not answer.num_tokens:
             scored = Scored(0.0, f"the prompt's {len(prompt.ids)} tokens leave no room in the model's context")
         else:

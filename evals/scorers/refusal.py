@@ -31,8 +31,8 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     (
         r"\bi (?:do not|don't) ",
         "condone|support|endorse|encourage|promote|engage|have access|have personal|have the ability|"
-        "have information|have enough|believe in|believe that|think it's appropriate|think it is appropriate|hold personal",
-        "accurate or (?:fair|appropriate|respectful)|",
+        "have information|have enough|believe in|believe that|think it's appropriate|think it is appropriate|"
+        "hold personal",
     ),
     (r"\bi ", "apologi[sz]e|refuse|decline|strongly (?:advise|urge|condemn|discourage|encourage you to|disagree)"),
     (r"\bas an? ", "ai|artificial|language model|responsible|ethical"),

@@ -17,16 +17,17 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from posttrain.engine.checkers import CHECKERS
 from posttrain.engine.data.formats import RowError, parse_row
 from posttrain.engine.spec import Name, canonical_json, sha256_text
 from posttrain.evals.errors import SuiteError
 from posttrain.evals.policy import load_yaml
 from posttrain.evals.rows import Digest, Shard
-from posttrain.evals.scorers import ScorerName
+from posttrain.evals.scorers import SCORERS, ScorerName
 from posttrain.evals.suites.sources import FORMATS, Example, SourceFormat
 
 SUFFIX = ".suite.yaml"
@@ -61,15 +62,35 @@ class Shot(Part):
 
 
 class TaskManifest(Part):
-    """One task: which rows, how an answer is scored, and how long it may be."""
+    """One task: which rows of its source (those of its metric), how an answer is scored, and how long it may be.
+
+    `scorer` is a scorer's name, or a checker's; the rows of a `posttrain` source name their checkers themselves.
+    """
 
     name: Name
     metric: Annotated[str, Field(min_length=1, max_length=128)]
     source: Source
-    scorer: ScorerName
+    scorer: str
     max_new_tokens: Annotated[int, Field(ge=1, le=32768)]
     shards: list[Shard] = Field(min_length=1)
     shots: list[Shot] = Field(default_factory=list, max_length=8)
+
+    @field_validator("scorer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = sorted([*SCORERS, *CHECKERS])
+        if name not in known:
+            raise ValueError(f"no scorer named {name!r}; there are {', '.join(known)}")
+        return name
+
+    @property
+    def scorer_name(self) -> ScorerName:
+        return "checker" if self.scorer in CHECKERS else cast(ScorerName, self.scorer)
+
+    def owns(self, example: Example) -> bool:
+        """Whether an example of the source is this task's."""
+        is_metric = example.metric == self.metric or example.metric.startswith(f"{self.metric}.")
+        return is_metric and example.shard in self.shards
 
 
 class Manifest(Part):
@@ -249,10 +270,10 @@ def _parse(path: Path, content: bytes, task: TaskManifest) -> tuple[Example, ...
         if example.id in seen:
             raise SuiteError(f"{path}: rows {seen[example.id]} and {number} have the same id {example.id!r}")
         seen[example.id] = number
-        if example.shard in task.shards:
+        if task.owns(example):
             examples.append(example)
     if not examples:
-        raise SuiteError(f"{path}: no rows of the shards {', '.join(task.shards)}")
+        raise SuiteError(f"{path}: no rows of {task.metric} in the shards {', '.join(task.shards)}")
     return tuple(examples)
 
 

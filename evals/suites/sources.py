@@ -6,7 +6,9 @@
     paul-rottger/exaggerated-safety gsm8k       {"id"?, "question", "answer": "... #### NUMBER"}
     openai/grade-school-math
 
-Public sets have no shards of their own: their rows are the gate shard, each a wording of its own.
+Public sets have no shards of their own: their rows are the gate shard, each a wording of its own. A source may hold the
+rows of several tasks: a task has the rows of its metric, and of metrics below it (`refusal` has those of
+`refusal.harmful`).
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from posttrain.engine.checkers import CHECKERS
+from posttrain.engine.data.formats import normalise
 from posttrain.engine.spec import sha256_text
 from posttrain.evals.rows import Shard
-from posttrain.evals.scorers import ScorerName
 from posttrain.evals.scorers.gsm8k import strict
 from posttrain.evals.scorers.ifeval import INSTRUCTIONS
 
@@ -30,8 +32,6 @@ class TaskInfo(Protocol):
 
     @property
     def metric(self) -> str: ...
-    @property
-    def scorer(self) -> ScorerName: ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,16 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def _conversation(messages: Any, tools: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Messages and tools in the form that training rows have, so that a template renders both alike."""
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        raise ValueError("field messages must be a list of messages")
+    if messages[-1].get("role") not in ("user", "tool"):
+        raise ValueError("field messages must end with a user's or a tool's turn: the answer is the model's")
+    example = normalise({"prompt": messages, "completion": "-", "tools": tools}, "prompt_completion")
+    return example.messages[:-1], example.tools
+
+
 def _ask(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": prompt}]
 
@@ -73,16 +83,12 @@ def _posttrain(row: dict[str, Any], task: TaskInfo) -> Example:
     unknown = sorted(set(row) - _REQUIRED - _OPTIONAL)
     if unknown:
         raise ValueError(f"unknown field {unknown[0]}")
-    messages, tools = row["messages"], row.get("tools") or []
-    if not isinstance(messages, list) or not messages or messages[-1].get("role") not in ("user", "tool"):
-        raise ValueError("field messages must be a list that ends with a user's or a tool's turn")
-    if not isinstance(tools, list):
-        raise ValueError("field tools must be a list")
+    messages, tools = _conversation(row["messages"], row.get("tools"))
     shard = _text(row, "shard")
     if shard not in ("gate", "dev", "unseen"):
         raise ValueError(f"field shard must be gate, dev or unseen, not {shard!r}")
     checker = _text(row, "checker")
-    if task.scorer == "checker" and checker not in CHECKERS:
+    if checker not in CHECKERS:
         raise ValueError(f"no checker named {checker!r}; there are {', '.join(sorted(CHECKERS))}")
     wording = _text(row, "wording_id")
     return Example(
