@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,29 @@ settings.register_profile("no-deadline", deadline=None)  # a busy machine is no 
 settings.load_profile("no-deadline")
 
 
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated data folder; tests get copies, because migrating takes longer than most of them."""
+    home = tmp_path_factory.mktemp("empty") / "home"
+    open_store(home).close()
+    return home
+
+
+@pytest.fixture(scope="session")
+def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a base `base@1`, a sealed dataset `data@1` and the suite `toy`."""
+    folder = tmp_path_factory.mktemp("small")
+    with open_store(folder / "home") as store:
+        made = World(store, folder)
+        made.base()
+        made.dataset()
+        made.suite()
+    return folder / "home"
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "home") as opened:
+def store(empty_home: Path, tmp_path: Path) -> Iterator[Store]:
+    with open_store(shutil.copytree(empty_home, tmp_path / "home")) as opened:
         yield opened
 
 
@@ -28,10 +49,6 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 @pytest.fixture
-def world(store: Store, tmp_path: Path) -> World:
-    """A base `base@1`, a sealed dataset `data@1` and the suite `toy`."""
-    made = World(store, tmp_path)
-    made.base()
-    made.dataset()
-    made.suite()
-    return made
+def world(small_home: Path, tmp_path: Path) -> Iterator[World]:
+    with open_store(shutil.copytree(small_home, tmp_path / "home")) as opened:
+        yield World(opened, tmp_path)
