@@ -108,7 +108,7 @@ def _explain(error: Any) -> int:
     if client is not None and isinstance(error, client.ClientError):
         code = exits.of_status(error.code, error.reason)
         lines += [f"  {field}: {text}" for field, text in error.fields if text not in error.message]
-        lines += [f"  unmet: {' '.join(filter(None, [item.subject, item.description]))}" for item in error.unmet]
+        lines += [f"  unmet: {item.description}" for item in error.unmet if item.description not in error.message]
     elif engine is not None and isinstance(error, engine.EngineError):  # `serve` runs the server in this process
         from posttrain.service.statuses import STATUS
 

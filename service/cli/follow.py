@@ -124,7 +124,7 @@ class _Shown:
 
     def job(self, job: jobs_pb2.Job) -> None:
         state = (job.state, job.attempt, job.chain.step)
-        label = f"{job.kind} {short(job.name)}"
+        label = short(job.name) if short(job.name).startswith(job.kind) else f"{job.kind} {short(job.name)}"
         if self._said.get(job.name) != state:
             self._said[job.name] = state
             self._progress.note(f"{label}: {state_text(job)}")
@@ -143,7 +143,7 @@ def state_text(job: jobs_pb2.Job) -> str:
     parts = [enum_name(jobs_pb2.JobState, job.state)]
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")
-    if job.termination_reason:
+    if job.termination_reason != job.error.code:
         parts.append(job.termination_reason)
     if job.error.code:
         parts.append(

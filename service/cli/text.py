@@ -44,7 +44,7 @@ def echo_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
     cells = [[one_line(value) for value in row] for row in rows]
     widths = [max(cell_len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+    numeric = [_are_numbers([row[i] for row in cells]) for i in range(len(columns))]
     for line in [list(columns), *cells]:
         parts = [
             " " * (width - cell_len(text)) + text if right else text + " " * (width - cell_len(text))
@@ -53,8 +53,9 @@ def echo_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         click.echo("  ".join(parts).rstrip())
 
 
-def _is_number(text: str) -> bool:
-    return text in {"", "-"} or text.lstrip("+-").replace(",", "").replace(".", "", 1).rstrip("%").isdigit()
+def _are_numbers(column: Sequence[str]) -> bool:
+    filled = [text.lstrip("+-").replace(",", "").replace(".", "", 1) for text in column if text not in {"", "-"}]
+    return bool(filled) and all(text.isdigit() for text in filled)
 
 
 def percent(value: float) -> str:

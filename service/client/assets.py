@@ -147,10 +147,10 @@ class ModelCalls(Calls):
         temperature: float = 0.0,
         seed: int = 0,
     ) -> AsyncGenerator[models_pb2.SampleModelVersionResponse, None]:
-        """Answers to a conversation of (role, content) turns, of one version or of two."""
+        """Answers to a conversation of (role, content) turns, of one version or, with `against`, of two."""
         request = models_pb2.SampleModelVersionRequest(
             name=self.names.model_version(ref),
-            against=self.names.model_version(against) if against else "",
+            against=against,
             turns=[models_pb2.ChatTurn(role=role, content=content) for role, content in turns],
             max_new_tokens=max_new_tokens,
             temperature=temperature,

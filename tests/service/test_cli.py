@@ -17,7 +17,7 @@ import pytest
 from posttrain.service.cli import exits, run, settings
 from posttrain.service.cli.exits import Exit
 from posttrain.service.cli.progress import PlainProgress
-from posttrain.service.cli.text import clean
+from posttrain.service.cli.text import clean, echo_table
 from posttrain.service.proto import datasets_pb2, gates_pb2, jobs_pb2, models_pb2
 
 from .fake_server import FakeServer, Refusal, change, job
@@ -289,7 +289,7 @@ def test_the_exit_code_of_a_refused_call(cli: Cli, fake: FakeServer, status: str
     fake.on("CreatePromotion", Refusal(grpc.StatusCode[status], "it said no", reason, "do this", unmet=unmet))
     got, out, err = cli("promote", "bot@1", "production", "--json")
     assert (got, out) == (code, "")
-    assert err == "error: it said no\n  unmet: bot@1 no gate run\nhint: do this\n"
+    assert err == "error: it said no\n  unmet: no gate run\nhint: do this\n"
 
 
 def test_every_status_has_an_exit_code() -> None:
@@ -419,6 +419,15 @@ def test_hostile_text_does_not_reach_the_terminal(cli: Cli, fake: FakeServer, sp
     assert clean(err) == err
 
 
+def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    echo_table(["NAME", "N", "NOTE"], [["日本", 5, "-"], ["x" * 300, 1234, "-"], ["a", "-", "-"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "NAME" + " " * 296 + "     N  NOTE"
+    assert lines[1] == "日本" + " " * 296 + "     5  -"
+    assert lines[2] == "x" * 300 + "  1234  -"
+    assert lines[3] == "a" + " " * 299 + "     -  -"
+
+
 def test_clean_keeps_what_is_text() -> None:
     assert clean("naïve 日本 👍\n\ttab") == "naïve 日本 👍\n\ttab"
     assert clean("\x1b[2J\x7f\x00") == "\ufffd[2J\ufffd\ufffd"
@@ -458,7 +467,7 @@ def test_a_chat_remembers_its_turns(cli: Cli, fake: FakeServer, monkeypatch: pyt
     first, second = fake.of("SampleModelVersion")
     assert [(turn.role, turn.content) for turn in first.turns] == [("system", "be kind"), ("user", "one")]
     assert [turn.content for turn in second.turns] == ["be kind", "one", "answer 1", "two"]
-    assert second.against.endswith("models/bot/versions/2")
+    assert second.against == "bot@2"
     assert cli("sample", "bot@1", "--chat", "--prompt", "x")[0] == Exit.USAGE
 
 
