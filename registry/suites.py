@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from sqlmodel import col, desc, select
 
 from posttrain.engine.task import SuiteInput
-from posttrain.evals.suites.load import Suite, builtin_suites, load_suite, pack_suite
+from posttrain.evals.suites.load import Suite, builtin_suites, load_suite, pack_suite, read_manifest
 from posttrain.registry.artifacts import scan_folder
-from posttrain.registry.errors import AlreadyExistsError
+from posttrain.registry.errors import AlreadyExistsError, InvalidArgumentError
 from posttrain.registry.refs import shown
 from posttrain.registry.store import Store
 from posttrain.registry.tables import SuiteRecord
 from posttrain.registry.transaction import TransactionBase
 
 
-def add_suite(store: Store, project: str, manifest: Path, actor: str = "") -> SuiteRecord:
+def add_suite(store: Store, project: str, manifest: Path, root: str = "", actor: str = "") -> SuiteRecord:
     """Copies a suite into the store. The same content again: the record that is there.
 
+    `root` is the folder of a mirrored set, for a manifest that names an environment variable for it; empty: what the
+    server's own environment says, or the manifest's folder.
+
     Raises:
+        InvalidArgumentError: a root for a manifest that has its sources beside it.
         SuiteError: it cannot be used.
         AlreadyExistsError: this version of it has other content, or the package ships a suite of this name.
         DiskFullError: no space left.
     """
-    return _register(store, project, load_suite(manifest), "added", actor)
+    environment: Mapping[str, str] = os.environ
+    if root:
+        variable = read_manifest(manifest).root_variable
+        if not variable:
+            raise InvalidArgumentError(f"the sources of {manifest.name} lie beside it", "root", "leave root empty")
+        environment = {variable: root}
+    return _register(store, project, load_suite(manifest, environment), "added", actor)
 
 
 def add_builtin_suites(store: Store, project: str, actor: str = "") -> list[SuiteRecord]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from posttrain.engine.errors import ModelError, ModelNotFoundError, UnsafeWeightsError
 from posttrain.engine.spec import EvaluateSpec, sha256_text
-from posttrain.evals.errors import RowsError
+from posttrain.evals.errors import RowsError, SuiteError
 from posttrain.evals.rows import EvalRun, write_rows
 from posttrain.registry import datasets, importing, suites, versions
 from posttrain.registry.errors import (
@@ -353,6 +353,26 @@ def test_a_suite_is_laid_out_as_it_was_registered(world: World) -> None:
     assert (record.metrics, record.num_rows, record.source) == (["toy"], NUM_ROWS, "added")
     with pytest.raises(NotFoundError):
         suites.suite_input(world.store, P, "cat")
+
+
+def test_a_mirrored_suite_is_found_under_its_root(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    row = {"id": "1", "question": "1 + 1?", "answer": "#### 2"}
+    content = json.dumps(row).encode() + b"\n"
+    (tmp_path / "mirror" / "rows.jsonl").write_bytes(content)
+    source = {"format": "gsm8k", "path": "rows.jsonl", "sha256": sha256_text(content.decode())}
+    task = {"name": "t", "metric": "m", "source": source, "scorer": "gsm8k", "max_new_tokens": 8, "shards": ["gate"]}
+    manifest = {"name": "public", "version": "1", "root_variable": "SOME_MIRROR", "tasks": [task]}
+    path = tmp_path / "public.suite.yaml"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(SuiteError, match="SOME_MIRROR"):
+        suites.add_suite(store, P, path)
+    record = suites.add_suite(store, P, path, root=str(tmp_path / "mirror"))
+    assert sorted(record.files) == ["public.suite.yaml", "rows.jsonl"]
+    path.write_text(json.dumps({**manifest, "root_variable": ""}))
+    with pytest.raises(InvalidArgumentError) as caught:
+        suites.add_suite(store, P, path, root=str(tmp_path / "mirror"))
+    assert caught.value.field == "root"
 
 
 def test_the_built_in_suites_are_registered_once_and_keep_their_names(store: Store, tmp_path: Path) -> None:
