@@ -143,7 +143,7 @@ def state_text(job: jobs_pb2.Job) -> str:
     parts = [enum_name(jobs_pb2.JobState, job.state)]
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")
-    if job.termination_reason != job.error.code:
+    if job.termination_reason not in {job.error.code, *parts}:
         parts.append(job.termination_reason)
     if job.error.code:
         parts.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from posttrain.service.cli.spawn import running_server
 from posttrain.service.client import Client
 from posttrain.service.proto import gates_pb2
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("POSTTRAIN_E2E"), reason="three whole demos; POSTTRAIN_E2E=1 runs them"),
+]
 SUITES = {"instruction_following", "conversation", "reasoning", "refusal", "tool_use"}
 
 
