@@ -78,7 +78,8 @@ def bindings(d: Draw) -> dict[str, str]:
         "n": n, "m": m, "t": t, "u": u, "a": a, "b": b, "f": f, "g": g, "p": d.place(), "c": d.pick(w.COLOURS),
         "d": d.pick(w.DAYS), "v": d.pick(w.VERBS), "adv": d.pick(w.ADVERBS), "pet": d.pick(w.PETS),
         "k": d.pick(w.DRINKS), "rel": d.pick(w.RELATIVES), "room": d.pick(w.ROOMS), "job": d.pick(w.JOBS),
-        "i": d.pick(w.INSTRUMENTS), "s": d.pick(w.SPORTS), "fur": d.pick(w.FURNITURE), "cl": d.pick(w.CLOTHES), "animal": d.pick(w.ANIMALS),
+        "i": d.pick(w.INSTRUMENTS), "s": d.pick(w.SPORTS), "fur": d.pick(w.FURNITURE), "cl": d.pick(w.CLOTHES),
+        "animal": d.pick(w.ANIMALS),
     }  # fmt: skip
 
 

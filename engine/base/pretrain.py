@@ -125,7 +125,7 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe,
     ids = encode_stream(tokenizer, recipe.seed, HELD_OUT, num_windows * recipe.window_tokens + 1)
     windows = windows_of(ids, recipe.window_tokens)
     with torch.no_grad():
-        losses = [float(loss_of(model, part, "fp32")) for part in windows.split(8)]
+        losses = [float(loss_of(model, part, "fp32")) for part in torch.split(windows, 8)]
     return sum(losses) / len(losses)
 
 
@@ -193,7 +193,7 @@ def pretrain(recipe: Recipe, out: Path, work: Path, stop_at: int | None = None) 
         "num_parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__,
     }  # fmt: skip
     export(model, tokenizer, out)
-    (work / "record.json").write_text(json.dumps(record))
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
 
 

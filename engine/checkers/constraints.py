@@ -36,7 +36,7 @@ def _include(answer: str, p: Parameters) -> bool:
 
 
 def _word_times(answer: str, p: Parameters) -> bool:
-    return count_word(answer, p["word"]) == p["times"]
+    return count_word(answer, str(p["word"])) == int(p["times"])
 
 
 def _lowercase(answer: str, p: Parameters) -> bool:

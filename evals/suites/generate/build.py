@@ -29,10 +29,10 @@ MAX_NEW_TOKENS = {
     "tool_use.call": 64, "tool_use.no_call": 24,
 }  # fmt: skip
 DESCRIPTIONS = {
-    "instruction_following": "Short texts under constraints that a program verifies: words, case, order, lists, JSON, marks.",
+    "instruction_following": "Short texts under constraints that a program verifies: words, case, lists, JSON, marks.",
     "conversation": "The last turn asks for a value that an earlier turn gave, next to another value.",
     "reasoning": "Small sums, comparisons, orders and deductions with one answer behind 'Answer:'.",
-    "refusal": "Harmful requests, which want a refusal in words, and harmless ones that look alike, which want an answer.",
+    "refusal": "Harmful requests, which want a refusal in words, and harmless look-alikes, which want an answer.",
     "tool_use": "The right call with the right arguments; an answer or a decline in words where no call fits.",
 }
 
@@ -59,7 +59,7 @@ def build_rows() -> tuple[dict[tuple[str, str], list[Row]], list[Row]]:
 
 
 def plain_prompt(messages: Iterable[Message], tools: Iterable[Mapping[str, Any]] = ()) -> str:
-    """A prompt for few-shot examples in plain text: the tools' schemas, then the turns, a user's alone without a label."""
+    """The prompt of a worked example in plain text: tools, then turns; a user's only turn without a label."""
     turns = list(messages)
     lines = [json.dumps(tool["function"], separators=(",", ":")) for tool in tools]
     if len(turns) == 1:

@@ -1,7 +1,8 @@
 """What all generators share: kinds with their wordings, rows made from drawn slots, and shards that share nothing.
 
-A wording is a text with `{slots}`; lines that open with `U: ` and `A: ` make it a conversation. Rows of different shards, and
-training rows, share no normalised prompt and no tuple of slot values: the builder draws again until that holds.
+A wording is a text with `{slots}`; lines that open with `U: ` and `A: ` make it a conversation. Rows of different
+shards, and training rows, share no normalised prompt and no tuple of slot values: the builder draws again until that
+holds.
 """
 
 from __future__ import annotations
@@ -111,6 +112,14 @@ def conversation(text: str) -> list[Message]:
         {"role": roles[mark], "content": content.strip("\n")}
         for mark, content in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+def two_values(d: Draw, first: Callable[[Draw], str], second: Callable[[Draw], str]) -> tuple[str, str]:
+    """A draw of each, not the same."""
+    a, b = first(d), second(d)
+    while b.casefold() == a.casefold():
+        b = second(d)
+    return a, b
 
 
 def fill(wording_id: str, text: str, kind: Kind, d: Draw) -> Row:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.engine.base.words import Draw
-from posttrain.evals.suites.generate.common import Filled, Kind
+from posttrain.evals.suites.generate.common import Filled, Kind, two_values
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ FACTS = (
     Fact("home", ("I live in X.", "My home is in X.", "I have a flat in X.", "We moved to X last year."),
          ("Where do I live?", "Which town is my home in?", "In which place do I live?", "Where is my home?"),
          "You live in X.", Draw.place),
-    Fact("dog", ("My dog is called X.", "I have a dog named X.", "We got a dog and named it X.", "X is the name of my dog."),
+    Fact("dog", ("My dog is called X.", "I have a dog named X.", "We got a dog and named it X.",
+          "X is the name of my dog."),
          ("What is my dog called?", "What is the name of my dog?", "Which name does my dog have?", "Who is my dog?"),
          "Your dog is called X.", Draw.name),
     Fact("sister", ("My sister is X.", "I have a sister called X.", "X is my sister.", "My sister's name is X."),
@@ -41,7 +42,8 @@ FACTS = (
     Fact("boss", ("My boss is X.", "I work for X.", "At work, X is my boss.", "X hired me."),
          ("Who is my boss?", "Whom do I work for?", "What is my boss called?", "Who hired me?"),
          "Your boss is X.", Draw.name),
-    Fact("password", ("The password is X.", "We agreed on the password X.", "Use X as the password.", "X is the password."),
+    Fact("password", ("Our secret password is X.", "We agreed on the password X.", "Use X as the password.",
+                      "X is the password."),
          ("What is the password?", "Which password did we agree on?", "Tell me the password again.",
           "What was the password?"),
          "The password is X.", Draw.nonce),
@@ -49,7 +51,8 @@ FACTS = (
          ("Where do we meet?", "Where is the meeting?", "What is our meeting place?", "In which town is the meeting?"),
          "We meet in X.", Draw.place),
     Fact("ship", ("My ship is the X.", "I sail on the X.", "The ship I own is the X.", "My boat bears the name X."),
-         ("What is my ship called?", "On which ship do I sail?", "Name the ship I own.", "Which name does my boat bear?"),
+         ("What is my ship called?", "On which ship do I sail?", "Name the ship I own.",
+          "Which name does my boat bear?"),
          "Your ship is the X.", Draw.name),
     Fact("gift", ("I bought a X for the party.", "My present is a X.", "I will bring a X.", "A X is what I am giving."),
          ("What did I buy?", "What is my present?", "What will I bring?", "What am I giving?"),
@@ -79,17 +82,9 @@ UNSEEN = (
 )
 
 
-def _distinct(d: Draw, first: Callable[[Draw], str], second: Callable[[Draw], str]) -> tuple[str, str]:
-    a = first(d)
-    b = second(d)
-    while b.casefold() == a.casefold():
-        b = second(d)
-    return a, b
-
-
 def _recall(fact: Fact, other: Fact) -> Callable[[Draw], Filled]:
     def make(d: Draw) -> Filled:
-        value, distractor = _distinct(d, fact.draw, other.draw)
+        value, distractor = two_values(d, fact.draw, other.draw)
         target: dict[str, Any] = {"all": [value], "forbid": [distractor], "max_words": 15}
         return Filled({"value": value, "other": distractor}, fact.answer.replace("X", value), target)
 
@@ -123,17 +118,17 @@ def _recall_kinds() -> list[Kind]:
 
 
 def correction(d: Draw) -> Filled:
-    old, new = _distinct(d, Draw.place, Draw.place)
+    old, new = two_values(d, Draw.place, Draw.place)
     target: dict[str, Any] = {"all": [new], "forbid": [old], "max_words": 15}
     return Filled({"old": old, "new": new}, f"It is {new}.", target)
 
 
 def friends(d: Draw) -> Filled:
     (a, b), (x, y) = d.names(2), d.distinct(d.word, 2)
-    value, other = d.shuffled([a, b])
-    thing = x if value == a else y
-    target: dict[str, Any] = {"all": [thing], "forbid": [y if thing == x else x], "max_words": 15}
-    return Filled({"a": a, "b": b, "x": x, "y": y, "who": value}, f"{value} has the {thing}.", target)
+    who = d.pick((a, b))
+    thing, other = (x, y) if who == a else (y, x)
+    target: dict[str, Any] = {"all": [thing], "forbid": [other], "max_words": 15}
+    return Filled({"a": a, "b": b, "x": x, "y": y, "who": who}, f"{who} has the {thing}.", target)
 
 
 def offers(d: Draw) -> Filled:
@@ -145,14 +140,19 @@ def offers(d: Draw) -> Filled:
 EXTRA = [
     Kind("correction", "conversation", "mentions", (
         "U: The trip goes to {old}.\nA: All right.\nU: Sorry, I meant {new}.\nA: Noted.\nU: Where does the trip go?",
-        "U: Send the parcel to {old}.\nA: Noted.\nU: No, send it to {new}.\nA: All right.\nU: Where should the parcel go?",
-        "U: We will stay in {old}.\nA: Good to know.\nU: Correction, we will stay in {new}.\nA: Noted.\nU: Where will we stay?",
-        "U: The concert is in {old}.\nA: Noted.\nU: It was moved to {new}.\nA: Good to know.\nU: Where is the concert now?",
-    ), ("U: The wedding is in {old}.\nA: Noted.\nU: They changed it to {new}.\nA: Noted.\nU: Which town has the wedding now?",),
+        "U: Send the parcel to {old}.\nA: Noted.\nU: No, send it to {new}.\nA: All right.\n"
+        "U: Where should the parcel go?",
+        "U: We will stay in {old}.\nA: Good to know.\nU: Correction, we will stay in {new}.\nA: Noted.\n"
+        "U: Where will we stay?",
+        "U: The concert is in {old}.\nA: Noted.\nU: It was moved to {new}.\nA: Good to know.\n"
+        "U: Where is the concert now?",
+    ), ("U: The wedding is in {old}.\nA: Noted.\nU: They changed it to {new}.\nA: Noted.\n"
+        "U: Which town has the wedding now?",),
         correction),
     Kind("friends", "conversation", "mentions", (
         "U: {a} has the {x} and {b} has the {y}.\nA: Noted.\nU: What does {who} have?",
-        "U: {a} took the {x}.\nA: All right.\nU: {b} took the {y}.\nA: Noted.\nU: What did {who} take?",
+        "U: {a} went off with the {x}.\nA: All right.\nU: {b} went off with the {y}.\nA: Noted.\n"
+        "U: What did {who} go off with?",
         "U: I gave {a} the {x} and {b} the {y}.\nA: Good to know.\nU: What did I give to {who}?",
         "U: {a} wants the {x}.\nA: Noted.\nU: And {b} wants the {y}.\nA: All right.\nU: Which one does {who} want?",
     ), ("U: {a} carries the {x} while {b} carries the {y}.\nA: Noted.\nU: Do you know what {who} carries?",), friends),

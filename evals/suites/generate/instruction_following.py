@@ -16,7 +16,7 @@ MARKS = {
     "double quotes": ('"', '"'), "square brackets": ("[", "]"), "round brackets": ("(", ")"), "stars": ("*", "*"),
     "double angle brackets": ("<<", ">>"),
 }  # fmt: skip
-KEYS = "name city colour title item user place topic song food".split(" ")
+KEYS = ["name", "city", "colour", "title", "item", "user", "place", "topic", "song", "food"]
 
 
 def _filled(slots: dict[str, str], answer: str, *constraints: dict[str, Any]) -> Filled:
@@ -43,8 +43,8 @@ def end(d: Draw) -> Filled:
     topic, word = _topic_and_word(d)
     answer = f"The {topic} is {ADJECTIVE_OF[topic]} like {word}."
     return _filled({"topic": topic, "word": word}, answer, {"kind": "end_word", "word": word},
-                   {"kind": "include", "phrase": topic}, {"kind": "without", "text": "sentence"}, {"kind": "one_sentence"},
-                   _short())  # fmt: skip
+                   {"kind": "include", "phrase": topic}, {"kind": "without", "text": "sentence"},
+                   {"kind": "one_sentence"}, _short())  # fmt: skip
 
 
 def times(d: Draw) -> Filled:
@@ -130,7 +130,8 @@ def marks(d: Draw) -> Filled:
     a, b = d.words(2)
     name = d.pick(list(MARKS))
     left, right = MARKS[name]
-    return _filled({"a": a, "b": b, "marks": name}, f"{left}{a} {b}{right}", {"kind": "wrapped", "left": left, "right": right},
+    return _filled({"a": a, "b": b, "marks": name}, f"{left}{a} {b}{right}",
+                   {"kind": "wrapped", "left": left, "right": right},
                    {"kind": "include", "phrase": f"{a} {b}"}, _short(2, 2))  # fmt: skip
 
 

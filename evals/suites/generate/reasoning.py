@@ -141,7 +141,8 @@ _WORDINGS = (
              "{facts} Of them all, who is {ask}?"),
      ("Suppose that {facts} Tell me who the {ask} person is.",)),
     (syllogism, ("All {k} are {x}. All {j} are {y}. {n} is one of the {pick}. What colour is {n}?",
-                 "Every one of the {k} is {x} and every one of the {j} is {y}. {n} belongs to the {pick}. Which colour has {n}?",
+                 "Every one of the {k} is {x} and every one of the {j} is {y}. "
+                "{n} belongs to the {pick}. Which colour has {n}?",
                  "The {k} are {x}, the {j} are {y}. If {n} is among the {pick}, what is the colour of {n}?"),
      ("Say that {k} are always {x} and {j} always {y}. Then which colour must {n} of the {pick} be?",)),
     (either, ("Either {n} or {m} has the {t}. {no} does not have it. Who has the {t}?",

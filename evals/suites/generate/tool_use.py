@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.engine.base import words as w
 from posttrain.engine.base.words import Draw
-from posttrain.evals.suites.generate.common import Filled, Kind
+from posttrain.evals.suites.generate.common import Filled, Kind, two_values
 
 
 def _hour(d: Draw) -> str:
@@ -57,9 +57,10 @@ TOOLS = (
     Tool("play_song", "Play a song", {"title": (TEXT, Draw.nonce)},
          ("Play the song {title}.", "I want to hear the song {title}."), "Put on the song {title}, please."),
     Tool("call_person", "Call a person", {"person": (TEXT, Draw.name)},
-         ("Call {person}.", "Give {person} a ring on the phone."), "I would like to phone {person}."),
+         ("Please call {person} for me.", "Give {person} a ring on the phone."), "I would like to phone {person}."),
     Tool("send_message", "Send a message", {"person": (TEXT, Draw.name), "text": (TEXT, Draw.word)},
-         ("Send {person} the message {text}.", "Text {text} to {person}."), "Let {person} know by message: {text}."),
+         ("Send {person} the message {text}.", "Write {person} a text that says {text}."),
+         "Let {person} know by message: {text}."),
     Tool("set_alarm", "Set an alarm", {"hour": (NUMBER, _hour), "label": (TEXT, Draw.nonce)},
          ("Set an alarm for hour {hour} with the label {label}.", "Wake me at {hour} with the alarm {label}."),
          "I need an alarm named {label} at {hour}."),
@@ -77,7 +78,8 @@ TOOLS = (
          ("Find a flight from {start} to {goal}.", "I want to fly from {start} to {goal}."),
          "Which flight goes from {start} to {goal}?"),
     Tool("set_lamp", "Colour of a lamp", {"lamp": (TEXT, Draw.nonce), "colour": (TEXT, _colour)},
-         ("Make the lamp {lamp} {colour}.", "Turn the lamp called {lamp} to {colour}."), "The lamp {lamp} should be {colour}."),
+         ("Make the lamp {lamp} {colour}.", "Turn the lamp called {lamp} to {colour}."),
+         "The lamp {lamp} should be {colour}."),
     Tool("set_heater", "Set a heater", {"room": (TEXT, Draw.nonce), "level": (NUMBER, _amount)},
          ("Set the heater in room {room} to level {level}.", "Heat room {room} at level {level}."),
          "Let the heater of room {room} run on {level}."),
@@ -90,7 +92,8 @@ TOOLS = (
          ("What is the share price of {company}?", "How much does a share of {company} cost?"),
          "Look up the share of {company}."),
     Tool("find_recipe", "Find a recipe", {"dish": (TEXT, Draw.word)},
-         ("Find a recipe for {dish}.", "How can I cook {dish}? Get me a recipe."), "I want to cook {dish} and need a recipe."),
+         ("Find a recipe for {dish}.", "How can I cook {dish}? Get me a recipe."),
+         "I want to cook {dish} and need a recipe."),
     Tool("print_page", "Print a document", {"document": (TEXT, Draw.code), "copies": (NUMBER, _amount)},
          ("Print {copies} copies of document {document}.", "I need document {document} on paper, {copies} times."),
          "Document {document} should be printed {copies} times."),
@@ -136,9 +139,7 @@ def _decline(tool: Tool) -> Callable[[Draw], Filled]:
 
 def _known(answer: str, draw: Callable[[Draw], str], other: Callable[[Draw], str]) -> Callable[[Draw], Filled]:
     def make(d: Draw) -> Filled:
-        x, y = d.distinct(lambda: draw(d), 1)[0], other(d)
-        while y.casefold() == x.casefold():
-            y = other(d)
+        x, y = two_values(d, draw, other)
         target = {"mode": "answer", "all": [x], "forbid": [y], "max_words": 15}
         return Filled({"x": x, "y": y}, answer.format(x=x), target, _offer(d, NUM_TOOLS[d.num(0, 5)], None))
 
@@ -164,15 +165,11 @@ DIRECT = (
      ("The town where {y} grew up is {x}. Name the town.",)),
 )  # fmt: skip
 
-KINDS = (
-    [Kind(t.name, "tool_use.call", "tool_call", t.seen, (t.unseen,), _call(t)) for t in TOOLS]
-    + [
-        kind
-        for t in TOOLS
-        for kind in (Kind(f"decline_{t.name}", "tool_use.no_call", "no_tool_call", t.seen, (t.unseen,), _decline(t)),)
-    ]
-    + [
+KINDS = [
+    *(Kind(t.name, "tool_use.call", "tool_call", t.seen, (t.unseen,), _call(t)) for t in TOOLS),
+    *(Kind(f"decline_{t.name}", "tool_use.no_call", "no_tool_call", t.seen, (t.unseen,), _decline(t)) for t in TOOLS),
+    *(
         Kind(f"direct_{name}", "tool_use.no_call", "no_tool_call", seen, unseen, _known(answer, draw, other))
         for name, answer, draw, other, seen, unseen in DIRECT
-    ]
-)
+    ),
+]
