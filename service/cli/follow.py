@@ -92,25 +92,22 @@ async def outcome_of(client: AsyncClient, job: jobs_pb2.Job) -> Outcome:
         outcome.gate_run = await client.get_gate_run(job.chain.gate_run)
     if job.chain.promotion:
         outcome.promotion = await client.get_promotion(job.chain.promotion)
-    names = {(await client.get_eval_run(run)).job for run in job.chain.eval_runs}
-    evaluations = [await client.get_job(name) for name in sorted(names - {""})]
-    # Rows of an earlier evaluation are used again: that one belongs to another chain.
-    outcome.evaluations = [evaluation for evaluation in evaluations if evaluation.parent_job == job.name]
+    # Rows of an earlier evaluation are used again: those that this chain ran are its children.
+    outcome.evaluations = await client.list_jobs(f"parent:{short(job.name)}") if job.chain.step else []
     return outcome
 
 
 async def _show_children(client: AsyncClient, parent: str, shown: _Shown) -> None:
-    """Shows the chain's evaluations; a bounded question each second, since a watch of all jobs would send all jobs."""
+    """Shows the chain's evaluations; a question each second, since a watch of all jobs would send all jobs."""
     while True:
         try:
-            jobs = await client.list_jobs("kind:evaluate", limit=20)
+            jobs = await client.list_jobs(f"parent:{short(parent)}")
         except ClientError as error:
             if not error.is_retryable:  # the watch beside this one says when a server is away
                 raise
             jobs = []
         for job in jobs:
-            if job.parent_job == parent:
-                shown.job(job)
+            shown.job(job)
         await asyncio.sleep(CHILDREN_EVERY_S)
 
 

@@ -263,6 +263,7 @@ def test_the_exit_code_tells_how_a_job_ended(
         item.chain.promotion = "projects/default/promotions/p1"
         fake.on("GetPromotion", gates_pb2.Promotion(outcome=outcome))
     fake.on("CreateJob", job(jobs_pb2.QUEUED)).on("WatchJobs", lambda _: [change(item)]).on("GetJob", item)
+    fake.on("ListJobs", jobs_pb2.ListJobsResponse())
     for arguments in (
         ["submit", spec, "--wait"],
         ["submit", spec, "--wait", "--json"],
@@ -511,6 +512,17 @@ def test_an_evaluation_runs_all_suites_by_default(cli: Cli, fake: FakeServer) ->
     fill(fake)
     assert cli("eval", "bot@1")[0] == 0
     assert list(fake.of("CreateJob")[0].spec.evaluate.suites) == ["reasoning"]
+
+
+def test_the_tui_gets_the_servers_address(cli: Cli, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain.tui import app
+
+    assert list(inspect.signature(app.run).parameters) == ["address", "read_only", "ascii_only"]
+    calls: list[Any] = []
+    monkeypatch.setattr(app, "run", lambda *arguments: calls.append(arguments))
+    assert cli("tui")[0] == 0
+    assert cli("tui", "--serve", "--read-only", "--ascii")[0] == 0
+    assert calls == [(fake.address, False, None), (fake.address, True, True)]
 
 
 @pytest.mark.parametrize(
