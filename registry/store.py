@@ -32,6 +32,7 @@ from posttrain.registry.errors import ConflictError, HomeLockedError, NotFoundEr
 DATABASE_FILE = "posttrain.db"
 LOCK_FILE = "server.lock"
 BUSY_TIMEOUT_MS = 10_000
+READING = {"posttrain_reads": True}
 
 _PRAGMAS = (
     f"busy_timeout = {BUSY_TIMEOUT_MS}",
@@ -64,9 +65,12 @@ class Store:
         """Commits all of it, or, if anything is raised, nothing.
 
         Raises:
+            RuntimeError: inside another one, or the store was opened without the lock.
             DiskFullError: no space for the database.
             ConflictError: another process holds the database.
         """
+        if self._lock < 0:
+            raise RuntimeError("this store was opened for reading, or is closed")
         if self._writer == threading.get_ident():
             raise RuntimeError("a transaction inside a transaction would wait for itself")
         with self._turn:
@@ -80,8 +84,8 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A consistent view that writes nothing and waits for nobody."""
-        with self._session(self.engine.execution_options(posttrain_begin="BEGIN")) as session:
+        """A consistent view that waits for nobody. An attempt to write is an error, not a loss."""
+        with self._session(self.engine.execution_options(**READING)) as session:
             yield Transaction(session, self.artifacts, self.clock(), "")
 
     @contextmanager
@@ -136,7 +140,7 @@ def open_store(home: Path, exclusive: bool = True, clock: Callable[[], float] = 
             store.artifacts.clean_temporary()
             migrations.upgrade(engine)
         else:
-            migrations.check(engine)
+            migrations.check(engine.execution_options(**READING))
     except BaseException:
         engine.dispose()
         if lock >= 0:
@@ -146,7 +150,7 @@ def open_store(home: Path, exclusive: bool = True, clock: Callable[[], float] = 
 
 
 def make_engine(database: Path) -> Engine:
-    """An engine whose transactions are explicit: BEGIN IMMEDIATE, or what the option `posttrain_begin` says."""
+    """An engine with explicit transactions: BEGIN IMMEDIATE, or with the option `READING` one that cannot write."""
     engine = create_engine(f"sqlite:///{database}")
 
     @event.listens_for(engine, "connect")
@@ -157,7 +161,9 @@ def make_engine(database: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("posttrain_begin", "BEGIN IMMEDIATE"))
+        reads = bool(connection.get_execution_options().get("posttrain_reads"))
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(reads)}")  # connections are pooled: say it each time
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 

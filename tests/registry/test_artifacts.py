@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.engine.errors import DiskFullError
+from posttrain.engine.spec import parse_spec
 from posttrain.registry import artifacts
 from posttrain.registry.artifacts import Artifacts, scan_folder
 from posttrain.registry.errors import (
@@ -26,6 +27,8 @@ from posttrain.registry.errors import (
     UnsafePathError,
 )
 from posttrain.registry.refs import check_alias, check_digest, check_name, check_path, parse_ref
+from posttrain.registry.store import open_store
+from posttrain.registry.verify import verify_home
 
 
 @pytest.fixture
@@ -164,6 +167,30 @@ def test_a_truly_full_disk(small_disk: Path) -> None:
         files.add_stream(os.urandom(2**16) for _ in range(8))
     assert leftovers(files) == []
     assert files.read(files.add_bytes(b"there is room again").sha256) == b"there is room again"
+
+
+def test_a_full_disk_under_the_database_loses_nothing(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
+    spec = parse_spec({"kind": "evaluate", "version": "bot@1", "suites": ["toy"]})
+    with open_store(small_disk / "home") as store:
+        with store.transaction() as tx:
+            tx.create_job("default", spec)
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space"):
+            filler.write_bytes(bytes(2**22))
+
+        def submit() -> None:
+            with store.transaction() as tx:
+                for number in range(200):
+                    tx.create_job("default", spec.model_copy(update={"seed": number}))
+
+        with pytest.raises(DiskFullError):
+            submit()
+        with store.read() as tx:
+            assert len(tx.list_jobs("default").items) == 1
+        filler.unlink()
+        submit()
+        assert verify_home(store) == []
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------

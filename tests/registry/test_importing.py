@@ -175,6 +175,17 @@ def test_an_adapter_alone_is_refused(store: Store, tmp_path: Path) -> None:
         import_model(store, P, "bot", str(folder))
 
 
+def test_the_model_in_the_package_is_a_true_base(store: Store) -> None:
+    from posttrain.engine.base import BASE_DIR
+
+    if not (BASE_DIR / "model.safetensors").is_file():
+        pytest.skip("this checkout has no base model yet")
+    record = import_model(store, P, "base", "builtin:tiny-base")
+    assert (record.role, record.template_digest, record.source) == ("base", "", "builtin:tiny-base")
+    assert record.num_parameters > 100_000
+    assert import_model(store, P, "base", "builtin:tiny-base").id == record.id
+
+
 def test_an_unknown_built_in_model_is_named(store: Store) -> None:
     with pytest.raises(NotFoundError, match="huge-base"):
         import_model(store, P, "bot", "builtin:huge-base")

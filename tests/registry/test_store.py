@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
 from posttrain.engine.errors import DiskFullError
 from posttrain.engine.events import Note, Phase, StepMetrics
@@ -156,6 +157,23 @@ def test_whatever_is_raised_nothing_is_kept(store: Store) -> None:
         assert tx.list_jobs(P).items == []
         assert tx.last_event_id() == 0
     assert verify_home(store) == []
+
+
+def test_a_view_refuses_to_write(store: Store) -> None:
+    for _ in range(2):  # on the same pooled connection as the transaction between
+        with pytest.raises(OperationalError, match="readonly"), store.read() as tx:
+            tx.create_job(P, spec())
+        new_job(store)
+    with store.read() as tx:
+        assert len(tx.list_jobs(P).items) == 2
+
+
+def test_a_store_without_the_lock_cannot_write(store: Store) -> None:
+    with open_store(store.home, exclusive=False) as reader:
+        with pytest.raises(RuntimeError, match="for reading"), reader.transaction():
+            pass
+        with reader.read() as tx:
+            assert tx.list_jobs(P).items == []
 
 
 def test_a_transaction_inside_a_transaction_is_an_error_not_a_hang(store: Store) -> None:
