@@ -158,7 +158,8 @@ class Encoder:
             # What a template writes after the stop token is never generated.
             is_target.extend(b"\1" * (stops[-1] + 1) + bytes(len(turn) - stops[-1] - 1))
             position = end
-        return Row(array("i", ids), bytes(is_target), source, number)
+        used = is_target.rindex(1) + 1  # what follows the last trained token need not be computed
+        return Row(array("i", ids[:used]), bytes(is_target[:used]), source, number)
 
     def _extend(self, ids: list[int], text: str, start: int, end: int, literals: list[str]) -> None:
         """Appends the ids of text[start:end] as they follow `ids` in an encoding of text[:end], or else by

@@ -28,7 +28,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MAX_STEPS = 200_000
+MAX_STEPS = 100_000
 MAX_TEXT = 2**22
 MAX_NUMBER = 2**63
 FIXED_DAY = datetime.datetime(2025, 1, 1)

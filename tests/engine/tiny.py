@@ -12,10 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -53,22 +55,33 @@ CONFIGS: dict[str, Any] = {
         query_pre_attn_scalar=8,
     ),
     "gpt2": lambda: GPT2Config(
-        vocab_size=320, n_positions=256, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0
+        vocab_size=320,
+        n_positions=256,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
     ),
     "gemma2": lambda: Gemma2Config(
         **_LLAMA,
         head_dim=8,
         sliding_window=5,
-        attn_logit_softcapping=2.0,
+        attn_logit_softcapping=0.5,
         final_logit_softcapping=3.0,
         query_pre_attn_scalar=8,
     ),
+    "granite": lambda: GraniteConfig(**_LLAMA, logits_scaling=3.0, residual_multiplier=0.5, embedding_multiplier=2.0),
+    "cohere": lambda: CohereConfig(**_LLAMA, logit_scale=0.25),
     "gptoss": lambda: GptOssConfig(
         **_LLAMA,
         head_dim=8,
         sliding_window=5,
         num_local_experts=2,
-        num_experts_per_tok=1,
+        num_experts_per_tok=2,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
 }
@@ -98,7 +111,7 @@ def tiny_tokenizer(is_chat: bool = False) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_module(name: str, seed: int = 0, scale: float = 4.0) -> Any:
+def tiny_module(name: str, seed: int = 0, scale: float = 8.0) -> Any:
     """A random model; weights are scaled up so that logits differ enough to compare."""
     torch.manual_seed(seed)
     module = AutoModelForCausalLM.from_config(CONFIGS[name](), attn_implementation=attention.NAME, dtype=torch.float32)
