@@ -38,7 +38,7 @@ class Answer(str):
         answer.num_tokens = num_tokens
         return answer
 
-    def __getnewargs__(self) -> tuple[str, StopReason, int]:
+    def __getnewargs__(self) -> tuple[str, StopReason, int]:  # type: ignore[override]
         return (str(self), self.stop_reason, self.num_tokens)  # copies keep what the text carries
 
 

@@ -37,7 +37,7 @@ class RenderedPrompt(str):
         prompt.ids = tuple(ids)
         return prompt
 
-    def __getnewargs__(self) -> tuple[str, tuple[int, ...]]:
+    def __getnewargs__(self) -> tuple[str, tuple[int, ...]]:  # type: ignore[override]
         return (str(self), self.ids)  # copies keep what the text carries
 
 
