@@ -14,7 +14,7 @@ from pathlib import Path
 
 from posttrain.engine.errors import EngineError
 from posttrain.engine.events import EVENTS_FILE, ExitRecord, Phase, StepMetrics, read_exit
-from posttrain.registry.errors import ConflictError
+from posttrain.registry.errors import ConflictError, StaleAttemptError
 from posttrain.registry.store import Transaction
 from posttrain.registry.tables import AttemptRecord, JobRecord
 from posttrain.service import attempts, lifecycle, states
@@ -74,7 +74,7 @@ class Supervisor:
         look = await self._executor.look(folder)
         try:
             moved = await self._tail(job, attempt)
-        except ValueError as error:
+        except (ValueError, StaleAttemptError) as error:
             await self._executor.stop(folder, 0)
             await self._fail(job, BAD_EVENTS, f"the worker's events cannot be read: {error}")
             return False

@@ -34,16 +34,18 @@ class DatasetVersion(_message.Message):
     def __init__(self, name: _Optional[str] = ..., ref: _Optional[str] = ..., sealed: _Optional[bool] = ..., format: _Optional[str] = ..., num_rows: _Optional[int] = ..., num_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("parent", "dataset", "request_id", "source")
+    __slots__ = ("parent", "dataset", "request_id", "source", "num_bytes")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     parent: str
     dataset: str
     request_id: str
     source: str
-    def __init__(self, parent: _Optional[str] = ..., dataset: _Optional[str] = ..., request_id: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    num_bytes: int
+    def __init__(self, parent: _Optional[str] = ..., dataset: _Optional[str] = ..., request_id: _Optional[str] = ..., source: _Optional[str] = ..., num_bytes: _Optional[int] = ...) -> None: ...
 
 class UploadDatasetRequest(_message.Message):
     __slots__ = ("header", "chunk")

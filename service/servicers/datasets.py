@@ -16,6 +16,7 @@ from posttrain.service.proto import datasets_pb2, datasets_pb2_grpc
 
 MAX_CHUNK_BYTES = 2**20
 _WAITING_CHUNKS = 8
+_SETTLE_S = 0.05
 _SOURCE_CHARACTERS = 1000
 
 
@@ -33,6 +34,7 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
         (project,) = names.parse(header.parent, names.PROJECT, field="header.parent")
         names.check_request_id(header.request_id)
         source = names.check_text("header.source", header.source, _SOURCE_CHARACTERS)
+        declared = header.num_bytes if header.HasField("num_bytes") else -1
         pipe = _Pipe()
 
         def store() -> DatasetVersionRecord:
@@ -45,13 +47,19 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
                 pipe.close()
 
         writing = asyncio.ensure_future(self._core.thread(store))
+        received = 0
         try:
             async for request in requests:
                 chunk = _chunk(request)
+                received += len(chunk)
                 # A store that has failed takes nothing more: its error is the answer.
                 if not await self._core.thread(pipe.put, chunk):
                     break
             else:
+                # gRPC ends the stream in the same way when a message is refused, and cancels this call a moment later.
+                await asyncio.sleep(_SETTLE_S)
+                if declared not in (-1, received):
+                    raise names.invalid("header.num_bytes", f"{declared} bytes were announced and {received} came")
                 await self._core.thread(pipe.put, None)
         except BaseException:
             # The sender went away or sent something else: the writer must not take what came for the whole.

@@ -68,7 +68,11 @@ def refused() -> Iterator[Refusal]:
     assert status is not None, f"no details: {said.code} {said.message}"
     infos = 0
     for detail in status.details:
-        info, bad, unmet = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.PreconditionFailure()
+        info, bad, unmet = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.PreconditionFailure(),
+        )
         if detail.Unpack(info):
             infos += 1
             assert info.domain == "posttrain"

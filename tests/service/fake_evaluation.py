@@ -1,4 +1,7 @@
-"""Evaluation without a model: a version with a template answers right, a base wrong, unless HOME/fake_scores.json says more."""
+"""Evaluation without a model: a version with a template answers right, a base wrong, unless HOME/fake_scores.json says more.
+
+HOME/hold names a version whose evaluation waits until the file is gone.
+"""
 
 import json
 import time
@@ -28,6 +31,9 @@ def evaluate(task: EvaluateTask, folder: Path, events: EventWriter) -> ExitRecor
     own = Path(task.model.path) / "chat_template.jinja"
     share = scores.get(task.model.ref, 1.0 if own.exists() else 0.0)
     time.sleep(scores.get("delay", 0))
+    hold = home / "hold"
+    while hold.exists() and hold.read_text() == task.model.ref:
+        time.sleep(0.05)
     if share == "fail":
         return ExitRecord(status="failed", attempt=task.attempt, code="BAD_MODEL", message="as the test says")
     events.write(Phase(phase="evaluating"))

@@ -36,6 +36,8 @@ def run(task: TrainTask | EvaluateTask, folder: Path) -> ExitRecord:
     script = script_of(task)
     if "stubborn" in script:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "importerror" in script:
+        import no_such_engine  # noqa: F401  # type: ignore[import-not-found]
     if "mute" in script:
         time.sleep(float(script["mute"] or 0))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -63,7 +65,9 @@ def train(task: TrainTask, folder: Path, events: EventWriter, script: dict[str, 
             events.write(CheckpointSaved(step=step, path=f"checkpoints/step-{step:08d}"))
         if str(step) == script.get("die") and (task.attempt == 1 or "always" in script):
             os.kill(os.getpid(), signal.SIGKILL)
-        if str(step) == script.get("hang"):
+        if "dienext" in script and step == first + int(script["dienext"]) < total:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if str(step) == script.get("hang") and task.attempt == 1:
             time.sleep(600)
     if "fail" in script:
         return ExitRecord(status="failed", attempt=task.attempt, code=script["fail"], message="as the script says")

@@ -44,7 +44,9 @@ def assert_finished_once(server: Server, job: jobs_pb2.Job) -> None:
     assert [version.ref for version in versions_of(server)] == ["bot@1"]
     assert versions_of(server)[0].job == job.name
     children = children_of(server, job)
-    assert sorted((child.spec.evaluate.version, child.spec.evaluate.template.WhichOneof("type")) for child in children) == [
+    assert sorted(
+        (child.spec.evaluate.version, child.spec.evaluate.template.WhichOneof("type")) for child in children
+    ) == [
         ("bot@1", "own"),
         ("tiny@1", "plain"),
         ("tiny@1", "version"),
@@ -78,10 +80,14 @@ def test_the_whole_chain(serve: Callable[..., Server]) -> None:
     assert list(version.aliases) == ["production"]
     lineage = server.models.GetLineage(models_pb2.GetLineageRequest(name=PROJECT))
     kinds = {(edge.parent, edge.child, edge.kind) for edge in lineage.edges}
-    assert {("tiny@1", "bot@1", "finetune"), ("sums@1", "bot@1", "trained_on"), ("sums@1", "bot@1", "evaluated_on")} <= kinds
+    assert {
+        ("tiny@1", "bot@1", "finetune"),
+        ("sums@1", "bot@1", "trained_on"),
+        ("sums@1", "bot@1", "evaluated_on"),
+    } <= kinds
 
 
-# A fault at every place where something has been done and is not yet stored, or stored and not yet gone on from.
+# Every place where something has been done and is not yet stored, or stored and not yet gone on from.
 POINTS = [
     "launch:prepared",
     "launch:launched",
@@ -102,8 +108,12 @@ POINTS = [
 ]
 
 
+# One crash each, where something has been done and not stored; the test after this one crashes at all of them.
 @pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point",
+    ["launch:launched", "exit:before", "register:registered", "evaluate:created", "gate:judged", "promote:recorded"],
+)
 def test_a_service_killed_at_any_step_finishes_the_chain_once(serve: Callable[..., Server], point: str) -> None:
     server = serve(fake=True, crash_at=point)
     job = submit(server, train_spec("steps=3", then=GATE))
@@ -112,8 +122,8 @@ def test_a_service_killed_at_any_step_finishes_the_chain_once(serve: Callable[..
     server.until_chain(job.name, "DONE", "CHAIN_FAILED")
     assert_finished_once(server, job)
     assert server.get(job.name).attempt == 1, "the training was not begun again"
-    folders = sorted(path.parent.name for path in server.home.glob("jobs/sft-*/attempts/*/worker.json"))
-    assert folders == ["attempts"] or len(folders) == 1
+    launches = [path for path in server.home.glob("jobs/sft-*/attempts/*")]
+    assert len(launches) == 1
 
 
 @pytest.mark.slow
@@ -139,7 +149,7 @@ def test_a_second_version_is_judged_against_the_champion(serve: Callable[..., Se
     gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
     assert list(gate.baselines) == ["champion bot@1", "parent tiny@1"]
     assert (gate.verdict, gate.improved) == (gates_pb2.PASS, False)
-    assert "champion  bot@1" in gate.explanation
+    assert "against champion" in gate.explanation
     assert aliases(server) == {"production": "bot@2"}
     # From an instruct parent that is champion too: one evaluation serves both, and nobody is asked a plain prompt.
     third = submit(server, train_spec("steps=1", base="bot@production", then=GATE))
@@ -215,22 +225,26 @@ def test_a_failed_evaluation_fails_the_chain_and_says_why(serve: Callable[..., S
 
 
 def test_the_champion_changes_while_a_chain_evaluates(serve: Callable[..., Server]) -> None:
-    """The first chain is judged against whoever is champion when it is judged."""
+    """A chain that began without a champion is judged against the one that there is when it is judged."""
     server = serve(fake=True, settings={"workers": 4})
-    slow = submit(server, train_spec("steps=1", seed=1, then=GATE, output="bot"))
+    hold = server.home / "hold"
+    hold.write_text("bot@1")
+    slow = submit(server, train_spec("steps=1", then=GATE))
     server.until_chain(slow.name, "EVALUATE")
-    set_scores(server, delay=0)
-    server.until_chain(slow.name, "DONE")
-    set_scores(server, delay=2)
-    late = submit(server, train_spec("steps=1", seed=2, then=GATE))
-    server.until_chain(late.name, "EVALUATE")
-    server.wait(lambda: len(children_of(server, late)) == 4, "four evaluations")
-    rolled = submit(server, train_spec("steps=1", seed=3, then={"type": "register"}))
-    server.until_chain(rolled.name, "DONE")
-    set_scores(server, delay=0)
-    server.until_chain(late.name, "DONE")
-    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=server.get(late.name).chain.gate_run))
-    assert "champion bot@1" in gate.baselines
+    quick = submit(server, train_spec("steps=1", seed=1, then=GATE))
+    assert server.until_chain(quick.name, "DONE").chain.version == "bot@2"
+    assert aliases(server) == {"production": "bot@2"}
+    assert server.get(slow.name).chain.step == jobs_pb2.EVALUATE
+    hold.unlink()
+    done = server.until_chain(slow.name, "DONE")
+    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert list(gate.baselines) == ["champion bot@2", "parent tiny@1"]
+    assert sorted(child.spec.evaluate.version for child in children_of(server, slow)) == [
+        "bot@1",
+        "bot@2",
+        "tiny@1",
+        "tiny@1",
+    ]
 
 
 def test_a_failed_training_ends_its_chain(serve: Callable[..., Server]) -> None:

@@ -534,6 +534,26 @@ def test_wrong_usage(cli: Cli, arguments: list[str]) -> None:
     assert err
 
 
+def test_a_misspelt_command(cli: Cli) -> None:
+    code, _, err = cli("sumbit", "x.yaml")
+    assert code == Exit.USAGE
+    assert "did you mean 'submit'?" in err
+
+
+def test_a_server_that_cannot_start_says_why(cli: Cli, fake: FakeServer, tmp_path: Path) -> None:
+    for arguments, code, text in [
+        (["--address", "0.0.0.0:0"], Exit.USAGE, "not on this machine"),
+        (["--address", fake.address], Exit.CONFLICT, f"cannot listen on {fake.address}"),
+        (["--home", str(tmp_path / "file" / "x"), "--address", "127.0.0.1:0"], Exit.CONFLICT, "file"),
+    ]:
+        (tmp_path / "file").write_text("")
+        got, out, err = cli("serve", *arguments)
+        assert (got, out) == (code, ""), err
+        assert err.startswith("error: ")
+        assert text in err
+        assert "Traceback" not in err
+
+
 def test_an_error_that_was_not_foreseen_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any) -> None:
         raise ZeroDivisionError

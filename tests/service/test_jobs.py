@@ -35,7 +35,9 @@ def test_a_job_runs_to_its_end(shared: Server) -> None:
     numbers = [event.sequence for event in shared.events(job.name)]
     assert numbers == list(range(1, len(numbers) + 1))
     points = shared.jobs.ListJobMetrics(jobs_pb2.ListJobMetricsRequest(parent=job.name, page_size=4))
-    rest = shared.jobs.ListJobMetrics(jobs_pb2.ListJobMetricsRequest(parent=job.name, page_token=points.next_page_token))
+    rest = shared.jobs.ListJobMetrics(
+        jobs_pb2.ListJobMetricsRequest(parent=job.name, page_token=points.next_page_token)
+    )
     assert [p.step for p in (*points.points, *rest.points)] == [1, 2, 3, 4, 5, 6]
     assert rest.points[-1].values["loss"] == 1 / 6
     later = shared.jobs.ListJobMetrics(jobs_pb2.ListJobMetricsRequest(parent=job.name, page_token=rest.next_page_token))
@@ -129,7 +131,9 @@ def test_a_spec_without_a_kind_is_refused(shared: Server) -> None:
     assert "kind" in said.fields
 
 
-@pytest.mark.parametrize("parent", ["", "default", "projects/", "projects/a/b", "projects/../etc", "projects/UP", "projects/a\n"])
+@pytest.mark.parametrize(
+    "parent", ["", "default", "projects/", "projects/a/b", "projects/../etc", "projects/UP", "projects/a\n"]
+)
 def test_a_bad_parent_is_refused(shared: Server, parent: str) -> None:
     with refused() as said:
         shared.jobs.ListJobs(jobs_pb2.ListJobsRequest(parent=parent))
@@ -150,7 +154,9 @@ def test_lookups_that_find_nothing(shared: Server) -> None:
 def test_pages_and_filters(shared: Server) -> None:
     job = submit(shared, train_spec("steps=1"))
     shared.until(job.name, "SUCCEEDED")
-    page = shared.jobs.ListJobs(jobs_pb2.ListJobsRequest(parent=PROJECT, page_size=1, filter="state:SUCCEEDED kind:sft"))
+    page = shared.jobs.ListJobs(
+        jobs_pb2.ListJobsRequest(parent=PROJECT, page_size=1, filter="state:SUCCEEDED kind:sft")
+    )
     assert len(page.jobs) == 1
     assert page.jobs[0].name == job.name
     assert page.next_page_token

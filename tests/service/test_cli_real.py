@@ -1,0 +1,143 @@
+"""The commands against the real service, with scripted workers: from a base to an alias and back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.service.cli import run
+from posttrain.service.cli.exits import Exit
+
+from .serving import Server
+
+Cli = Callable[..., tuple[int, str, str]]
+SPEC = """\
+kind: sft
+display_name: steps=3
+base: tiny@1
+output: bot
+data: [{dataset: sums@1}]
+then: {type: gate, suites: [sums], policy: tiny}
+"""
+
+
+@pytest.fixture
+def cli(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.delenv("POSTTRAIN_ADDRESS", raising=False)
+    monkeypatch.setenv("POSTTRAIN_HOME", str(home))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def records(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_from_a_base_to_an_alias_and_back(serve: Callable[..., Server], cli: Cli, spec: str, tmp_path: Path) -> None:
+    server = serve(fake=True)
+    code, out, err = cli("submit", spec, "--wait")
+    assert code == Exit.OK, err
+    assert "PASS: bot@1 against parent tiny@1" in out
+    assert "APPLIED: bot@production -> bot@1" in out
+    assert "evaluate-" in err, "the chain's evaluations are shown"
+
+    code, out, _ = cli("submit", spec, "--wait", "--json", "--set", "seed=1")
+    assert code == Exit.OK
+    (job,) = records(out)
+    assert (job["state"], job["chain"]["step"], job["chain"]["version"]) == ("SUCCEEDED", "DONE", "bot@2")
+
+    (server.home / "fake_scores.json").write_text(json.dumps({"bot@3": 0.0}))
+    code, out, _ = cli("submit", spec, "--wait", "--set", "seed=2")
+    assert code == Exit.GATE_FAIL
+    assert "REFUSED: bot@production -> bot@3" in out
+
+    listed = records(cli("models", "list", "bot", "--json")[1])
+    assert {item["ref"]: item["aliases"] for item in listed} == {"bot@1": [], "bot@2": ["production"], "bot@3": []}
+    outcomes = [item["outcome"] for item in records(cli("promotions", "list", "bot", "--json")[1])]
+    assert sorted(outcomes) == ["APPLIED", "APPLIED", "REFUSED"]
+
+    code, _, err = cli("promote", "bot@3", "production")
+    assert code == Exit.REFUSED
+    assert "bot@3" in err
+    assert cli("gate", "bot@3", "--policy", "tiny")[0] == Exit.GATE_FAIL
+    assert cli("gate", "bot@2", "--policy", "tiny")[0] == Exit.OK
+
+    assert cli("rollback", "bot", "production", "--reason", "a test")[:2] == (
+        Exit.OK,
+        "bot@production: bot@2 -> bot@1\n",
+    )
+    assert cli("models", "get", "bot@production")[1].splitlines()[0].split() == ["version", "bot@1"]
+    code, out, _ = cli("models", "lineage")
+    assert out.splitlines()[:2] == [
+        "tiny@1  base full",
+        "    finetune -> bot@1  instruct full  [production]  gate PASS",
+    ]
+    assert cli("models", "export", "bot@1", str(tmp_path / "out"))[0] == Exit.OK
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_how_jobs_end(serve: Callable[..., Server], cli: Cli, spec: str) -> None:
+    serve(fake=True)
+    code, out, _ = cli("submit", spec, "--wait", "--set", "display_name=fail=NON_FINITE")
+    assert code == Exit.JOB_FAILED
+    assert "NON_FINITE: as the script says" in out
+    slow = ["--set", "display_name=steps=200 delay=0.1"]
+    code, out, _ = cli("submit", spec, *slow)
+    assert code == Exit.OK
+    job = out.strip()
+    threading.Timer(2.0, lambda: run(["jobs", "cancel", job])).start()
+    assert cli("jobs", "watch", job)[0] == Exit.CANCELLED
+    assert cli("jobs", "cancel", job)[0] == Exit.CONFLICT
+    states = [
+        item["to_state"] for item in records(cli("jobs", "logs", job, "--events", "--json")[1]) if item["to_state"]
+    ]
+    assert states[-1] == "CANCELLED"
+
+
+def test_bad_input_names_its_place_and_starts_nothing(
+    serve: Callable[..., Server], cli: Cli, spec: str, tmp_path: Path
+) -> None:
+    serve(fake=True)
+    for change, place in [
+        ("base=none@1", ":3: base: "),
+        ("data[0].dataset=none@1", ":5: data[0].dataset: "),
+        ("then.policy=none", ":6: then.policy: "),
+    ]:
+        code, out, err = cli("submit", spec, "--set", change)
+        assert (code, out) == (Exit.USAGE, ""), err
+        assert f"{spec}{place}" in err, err
+    assert cli("jobs", "list", "--json")[1] == ""
+    for data, place in [
+        (b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "row 2"),
+        (b'{"prompt": "a", "completion": "b"}\n{"prompt": 5, "completion": "b"}\n', "row 2"),
+        (b'{"prompt": "a", "completion": "\xff"}\n', "UTF-8"),
+        (b"", "empty"),
+    ]:
+        (tmp_path / "rows.jsonl").write_bytes(data)
+        code, out, err = cli("datasets", "add", "rows", str(tmp_path / "rows.jsonl"))
+        assert (code, out) == (Exit.USAGE, ""), err
+        assert place.lower() in err.lower(), err
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    code, _, err = cli("models", "import", "bad", str(tmp_path / "pickled"))
+    assert code == Exit.USAGE
+    assert "safetensors" in err
+    assert cli("models", "import", "bad", str(tmp_path / "nothing"))[0] == Exit.NOT_FOUND
+    assert "bad@" not in cli("models", "list")[1]
