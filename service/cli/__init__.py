@@ -13,6 +13,7 @@ serve.py submit.py jobs.py datasets.py models.py gates.py sample.py demo.py    t
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,15 @@ class LazyGroup(click.Group):
         command = getattr(import_module(f"{__name__}.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if close:
+                ctx.fail(f"no such command {args[0]!r}; did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -113,9 +123,12 @@ def _explain(error: Any) -> int:
         from posttrain.service.statuses import STATUS
 
         code = exits.of_status(STATUS[error.code].name, error.code)
+    elif isinstance(error, OSError):  # a full disk, a port that is taken, a folder that may not be written
+        code = Exit.CONFLICT
     else:
         raise error
-    if error.hint:
-        lines.append(f"hint: {error.hint}")
+    hint = getattr(error, "hint", "")
+    if hint:
+        lines.append(f"hint: {hint}")
     click.echo(clean("\n".join(lines)), err=True)
     return code

@@ -74,7 +74,7 @@ def test_from_a_base_to_an_alias_and_back(serve: Callable[..., Server], cli: Cli
 
     code, _, err = cli("promote", "bot@3", "production")
     assert code == Exit.REFUSED
-    assert "bot@3" in err
+    assert "bot@production was not moved" in err
     assert cli("gate", "bot@3", "--policy", "tiny")[0] == Exit.GATE_FAIL
     assert cli("gate", "bot@2", "--policy", "tiny")[0] == Exit.OK
 
@@ -104,10 +104,8 @@ def test_how_jobs_end(serve: Callable[..., Server], cli: Cli, spec: str) -> None
     threading.Timer(2.0, lambda: run(["jobs", "cancel", job])).start()
     assert cli("jobs", "watch", job)[0] == Exit.CANCELLED
     assert cli("jobs", "cancel", job)[0] == Exit.CONFLICT
-    states = [
-        item["to_state"] for item in records(cli("jobs", "logs", job, "--events", "--json")[1]) if item["to_state"]
-    ]
-    assert states[-1] == "CANCELLED"
+    events = records(cli("jobs", "logs", job, "--events", "--json")[1])
+    assert [event["to_state"] for event in events if event["type"] == "state"][-1] == "CANCELLED"
 
 
 def test_bad_input_names_its_place_and_starts_nothing(
