@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -59,7 +60,7 @@ def exit_of_verdict(verdict: int) -> Exit:
 
 async def follow(client: AsyncClient, job: str, progress: Progress) -> Outcome:
     """Shows a job and its chain until they are over."""
-    shown = _Shown(progress)
+    shown = Shown(progress)
     children: asyncio.Task[None] | None = None
 
     def on_retry(notice: RetryNotice) -> None:
@@ -97,7 +98,7 @@ async def outcome_of(client: AsyncClient, job: jobs_pb2.Job) -> Outcome:
     return outcome
 
 
-async def _show_children(client: AsyncClient, parent: str, shown: _Shown) -> None:
+async def _show_children(client: AsyncClient, parent: str, shown: Shown) -> None:
     """Shows the chain's evaluations; a question each second, since a watch of all jobs would send all jobs."""
     while True:
         try:
@@ -111,11 +112,12 @@ async def _show_children(client: AsyncClient, parent: str, shown: _Shown) -> Non
         await asyncio.sleep(CHILDREN_EVERY_S)
 
 
-class _Shown:
-    """Turns snapshots of jobs into notes, on a change of state, and bars."""
+class Shown:
+    """Turns snapshots of jobs into lines, one for each change of state, and bars."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, say: Callable[[str], None] | None = None) -> None:
         self._progress = progress
+        self._say = say or progress.note
         self._said: dict[str, tuple[int, int, int]] = {}
         self._bar: dict[str, str] = {}
 
@@ -124,7 +126,7 @@ class _Shown:
         label = short(job.name) if short(job.name).startswith(job.kind) else f"{job.kind} {short(job.name)}"
         if self._said.get(job.name) != state:
             self._said[job.name] = state
-            self._progress.note(f"{label}: {state_text(job)}")
+            self._say(f"{label}: {state_text(job)}")
         bar = f"{label} {job.progress.phase}" if job.progress.total > 0 else ""
         before = self._bar.get(job.name, "")
         if before and before != bar:

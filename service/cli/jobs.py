@@ -68,10 +68,10 @@ def watch(settings: Settings, job: str, as_json: bool) -> Exit:
     line: the job as it is then.
     """
     from posttrain.service.cli.exits import Exit
-    from posttrain.service.cli.follow import PATIENCE_S, exit_of, outcome_of, state_text
+    from posttrain.service.cli.follow import PATIENCE_S, Shown, exit_of, outcome_of
+    from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.submit import finish
-    from posttrain.service.client import short
 
     async def run() -> Exit:
         async with settings.connect_async() as client:
@@ -82,13 +82,11 @@ def watch(settings: Settings, job: str, as_json: bool) -> Exit:
                 ended = await client.wait_job(job, echo_json, PATIENCE_S)
                 return exit_of(await outcome_of(client, ended))
             await client.check_health()
-            async for change in client.watch(patience_s=PATIENCE_S):
-                if not change.HasField("job"):
-                    continue
-                if as_json:
-                    echo_json(change.job)
-                else:
-                    echo(f"{short(change.job.name)}  {change.job.kind}  {state_text(change.job)}")
+            with open_progress() as progress:
+                shown = Shown(progress, echo)
+                async for change in client.watch(patience_s=PATIENCE_S):
+                    if change.HasField("job"):
+                        (echo_json if as_json else shown.job)(change.job)
             return Exit.OK
 
     return asyncio.run(run())

@@ -54,7 +54,9 @@ def is_serving(address: str, must_answer: bool = False) -> bool:
 
 def _start(home: Path) -> subprocess.Popen[bytes]:
     home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "posttrain.service.cli", "serve", "--home", str(home), "--address", "127.0.0.1:0"]
+    # -P: modules are not looked for in the folder that the user happens to stand in.
+    program = [sys.executable, "-P", "-m", "posttrain.service.cli"]
+    command = [*program, "serve", "--home", str(home), "--address", "127.0.0.1:0"]
     # Whatever an earlier server wrote is not this one's address.
     (home / SERVER_FILE).unlink(missing_ok=True)
     with open(home / LOG_FILE, "ab") as log:

@@ -441,6 +441,16 @@ def test_the_last_state_of_a_bar_in_a_log(cli: Cli, fake: FakeServer) -> None:
     assert cli("jobs", "logs", "j1")[1] == "100%\n"
 
 
+def test_a_watch_of_all_jobs_shows_changes_of_state(cli: Cli, fake: FakeServer) -> None:
+    progress = [jobs_pb2.JobProgress(phase="training", done=done, total=9) for done in (1, 2)]
+    changes = [change(job(jobs_pb2.RUNNING, progress=item)) for item in progress]
+    gone = Refusal(grpc.StatusCode.PERMISSION_DENIED, "no more", "NO_MORE")
+    fake.on("WatchJobs", lambda _: [*changes, change(job(jobs_pb2.SUCCEEDED)), gone])
+    assert cli("jobs", "watch")[:2] == (Exit.UNEXPECTED, "ift j1: RUNNING\nift j1: SUCCEEDED\n")
+    _, out, _ = cli("jobs", "watch", "--json")
+    assert [json.loads(line)["progress"]["done"] for line in out.splitlines()[:2]] == [1, 2]
+
+
 def test_logs_are_followed_to_the_end_of_the_job(cli: Cli, fake: FakeServer) -> None:
     states = [jobs_pb2.SUCCEEDED, jobs_pb2.RUNNING, jobs_pb2.RUNNING]
     fake.on("GetJob", lambda _: job(states.pop() if len(states) > 1 else states[0]))
