@@ -21,8 +21,8 @@ VERSION = "1.0.0"
 SHARDS = {"gate": 520, "dev": 320, "unseen": 160}
 MODULES = (instruction_following, conversation, reasoning, refusal, tool_use)
 TRAINING_ROWS = {
-    "instruction_following": 1900, "conversation": 1100, "reasoning": 1500, "refusal.harmful": 450,
-    "refusal.harmless": 700, "tool_use.call": 1000, "tool_use.no_call": 1000,
+    "instruction_following": 2400, "conversation": 900, "reasoning": 1900, "refusal.harmful": 350,
+    "refusal.harmless": 700, "tool_use.call": 1300, "tool_use.no_call": 900,
 }  # fmt: skip
 MAX_NEW_TOKENS = {
     "instruction_following": 48, "conversation": 24, "reasoning": 48, "refusal.harmful": 32, "refusal.harmless": 24,

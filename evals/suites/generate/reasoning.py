@@ -15,28 +15,28 @@ def _filled(slots: dict[str, str | int], steps: str, answer: str | int) -> Fille
 
 
 def add(d: Draw) -> Filled:
-    a, b = d.num(2, 20), d.num(2, 12)
+    a, b = d.num(2, 12), d.num(2, 9)
     return _filled({"n": d.name(), "o": d.pick(w.OBJECTS), "a": a, "b": b}, f"{a} + {b} = {a + b}.", a + b)
 
 
 def subtract(d: Draw) -> Filled:
-    a, b = d.num(2, 18), d.num(2, 12)
+    a, b = d.num(2, 12), d.num(2, 9)
     return _filled({"n": d.name(), "o": d.pick(w.OBJECTS), "a": a + b, "b": b}, f"{a + b} - {b} = {a}.", a)
 
 
 def together(d: Draw) -> Filled:
-    a, b = d.num(2, 20), d.num(2, 12)
+    a, b = d.num(2, 12), d.num(2, 9)
     n, m = d.names(2)
     return _filled({"n": n, "m": m, "o": d.pick(w.OBJECTS), "a": a, "b": b}, f"{a} + {b} = {a + b}.", a + b)
 
 
 def multiply(d: Draw) -> Filled:
-    a, b = d.num(2, 9), d.num(2, 9)
+    a, b = d.num(2, 6), d.num(2, 5)
     return _filled({"n": d.name(), "o": d.pick(w.OBJECTS), "a": a, "b": b}, f"{a} x {b} = {a * b}.", a * b)
 
 
 def share(d: Draw) -> Filled:
-    a, b = d.num(2, 9), d.num(2, 9)
+    a, b = d.num(2, 6), d.num(2, 5)
     return _filled({"n": d.name(), "o": d.pick(w.OBJECTS), "a": a * b, "b": b}, f"{a * b} / {b} = {a}.", a)
 
 
@@ -93,7 +93,7 @@ def middle(d: Draw) -> Filled:
 
 
 def sequence(d: Draw) -> Filled:
-    start, step = d.num(1, 12), d.num(1, 5)
+    start, step = d.num(1, 9), d.num(1, 4)
     values = [start + step * i for i in range(4)]
     slots: dict[str, str | int] = {"n": d.name(), "a": values[0], "b": values[1], "c": values[2]}
     return _filled(slots, f"{values[2]} + {step} = {values[3]}.", values[3])
