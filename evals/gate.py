@@ -102,9 +102,9 @@ def _judge_metric(
     if len(rows) < metric.min_rows or clusters < metric.min_clusters:
         need = f"at least {metric.min_rows} rows in {metric.min_clusters} clusters"
         reason("N_TOO_SMALL", "INCONCLUSIVE", f"{len(rows)} rows in {clusters} clusters; the policy asks for {need}")
-    truncated = sum(row.stop_reason == "length" for row in rows)
+    truncated = sum(row.stop_reason in ("length", "context") for row in rows)
     if rows and truncated / len(rows) > metric.max_truncated:
-        share = f"{percent(truncated / len(rows))}% of {len(rows)} answers ended at the token cap"
+        share = f"{percent(truncated / len(rows))}% of {len(rows)} answers ended at the token cap or the context's end"
         reason("TRUNCATED", "FAIL", f"{share}; the policy allows {percent(metric.max_truncated)}%")
     for rule in metric.rules:
         if isinstance(rule, Floor | Ceiling):

@@ -72,8 +72,8 @@ class MetricPolicy(Part):
     """What must hold for one metric of one suite.
 
     `chance`: the score of guessing; a baseline that is not proven to beat it cannot carry a non-inferiority verdict.
-    `max_truncated`: the largest share of the candidate's answers that may end at the token cap. `cluster`: which id of
-    the rows makes examples depend on one another.
+    `max_truncated`: the largest share of the candidate's answers that may end at the token cap or at the context's end.
+    `cluster`: which id of the rows makes examples depend on one another.
     """
 
     suite: Name

@@ -34,7 +34,7 @@ REASONS: dict[ReasonCode, str] = {
     "PAIRING_MISMATCH": "the rows compared are not answers to the same questions, or some are missing",
     "TEMPLATE_MISMATCH": "a version was evaluated under a template that is not the one it has to answer under",
     "SCORER_ERROR": "a scorer failed on a row, so its score is unknown",
-    "TRUNCATED": "too many answers ended at the token cap",
+    "TRUNCATED": "too many answers ended at the token cap or at the context's end",
 }
 
 Unit = Annotated[float, Field(ge=-1, le=1)]

@@ -19,7 +19,7 @@ from lm_eval.api.instance import Instance
 
 from posttrain.engine.attempt import Events, ShouldStop, run_attempt
 from posttrain.engine.checkpoint import disk_errors
-from posttrain.engine.errors import CancelledError, ModelError
+from posttrain.engine.errors import CancelledError, ModelError, SpecError
 from posttrain.engine.events import ExitRecord, Note, Phase, Progress, write_atomic
 from posttrain.engine.models import Loaded, load, resolve_dtype
 from posttrain.engine.spec import canonical_json, sha256_text
@@ -81,6 +81,9 @@ class _Attempt:
         started = time.monotonic()
         spec = self.task.spec
         self._phase("data")
+        names = [suite.name for suite in self.task.suites]
+        if len(set(names)) < len(names):
+            raise SpecError("suites names a suite twice", hint="name each suite once")
         suites = [self._load_suite(suite.name, Path(suite.manifest), suite.digest) for suite in self.task.suites]
         self._phase("loading")
         loaded = load(self.task.model, spec.dtype)

@@ -38,7 +38,7 @@ class SuiteLmTask(Task):  # type: ignore[misc]  # lm-eval has no types
         self.max_new_tokens = max_new_tokens
         # Without Task.__init__, as ConfigurableTask does: it puts a whole config into the field `task`.
         self._config = TaskConfig(
-            task=f"{task.suite}.{task.name}",
+            task=f"{task.suite}/{task.name}",
             output_type=self.OUTPUT_TYPE,
             num_fewshot=0,
             repeats=1,

@@ -195,6 +195,12 @@ def load_suite(name_or_path: str | Path, environment: Mapping[str, str] = os.env
         content = _read_pinned(source, task.source)
         sources[task.source.path] = source
         tasks.append(SuiteTask(manifest.name, task, _parse(source, content, task)))
+    owners: dict[str, str] = {}
+    for part in tasks:
+        for example in part.examples:
+            if example.id in owners:
+                raise SuiteError(f"{path}: {owners[example.id]} and {part.name} both have a row {example.id!r}")
+            owners[example.id] = part.name
     return Suite(manifest, path, sources, tuple(tasks))
 
 
@@ -212,8 +218,7 @@ def pack_suite(suite: Suite, folder: Path) -> Path:
 def sample(examples: list[Example], max_rows: int, seed: int) -> list[Example]:
     """At most `max_rows` examples, in their order: each stratum keeps its share (largest remainder), 0 keeps all.
 
-    Which rows are kept depends on the seed and the rows' ids alone, so a longer sample contains a shorter one's rows of
-    a stratum.
+    Which rows of a stratum come first depends on the seed and the rows' ids alone, not on the order of the source.
     """
     if not max_rows or len(examples) <= max_rows:
         return list(examples)

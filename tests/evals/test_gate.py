@@ -267,7 +267,8 @@ def test_truncated_answers_fail() -> None:
         candidate = change_row(candidate, index, stop_reason="length")
     report = judge(candidate, CHAMPION)
     assert (report.verdict, codes(report)) == ("FAIL", {"TRUNCATED"})
-    assert judge(change_row(CANDIDATE, 0, stop_reason="length"), CHAMPION).verdict == "PASS"
+    for reason in ("length", "context"):
+        assert judge(change_row(CANDIDATE, 0, stop_reason=reason), CHAMPION).verdict == "PASS"
 
 
 def test_a_baseline_at_chance_carries_no_verdict() -> None:

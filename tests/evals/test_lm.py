@@ -179,12 +179,12 @@ def test_lm_evals_own_loop_runs_our_model_and_our_tasks(ours: PosttrainLM, suite
     task = SuiteLmTask(loaded.tasks[0], examples, prompter, 8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = evaluate(lm=ours, task_dict={"echo.echo": task}, bootstrap_iters=0, log_samples=True)
-    assert len(found["samples"]["echo.echo"]) == 24
+        found = evaluate(lm=ours, task_dict={"echo/echo": task}, bootstrap_iters=0, log_samples=True)
+    assert len(found["samples"]["echo/echo"]) == 24
     task = SuiteLmTask(loaded.tasks[0], examples, prompter, 8)
     run_requests(ours, build_requests(task, ours), chunk_rows=8)
     mean = sum(result.metrics["echo"] for result in score_task(task)) / 24
-    assert found["results"]["echo.echo"]["echo,none"] == pytest.approx(mean)
+    assert found["results"]["echo/echo"]["echo,none"] == pytest.approx(mean)
 
 
 def test_a_document_whose_scoring_raises_is_marked(ours: PosttrainLM, monkeypatch: pytest.MonkeyPatch) -> None:

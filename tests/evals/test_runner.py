@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 
 from posttrain.engine.checkers import CHECKERS
 from posttrain.engine.errors import CancelledError
-from posttrain.engine.events import EVENTS_FILE, ExitRecord, Progress, read_events
+from posttrain.engine.events import EVENTS_FILE, ExitRecord, Progress, read_events, read_exit
 from posttrain.engine.task import ModelInput
 from posttrain.evals import runner
 from posttrain.evals.gate import run_gate
@@ -212,6 +216,53 @@ def test_an_edited_suite_is_refused(evaluate: Evaluate, tmp_path: Path, make_tas
     (tmp_path / "edited" / "echo.jsonl").write_bytes(b"{}\n")
     record = runner.run_evaluation(task, tmp_path / "again")
     assert "sha256" in record.message
+
+
+def test_a_suite_named_twice_is_refused(tmp_path: Path, make_task: Callable[..., Any]) -> None:
+    task = make_task()
+    record = runner.run_evaluation(task.model_copy(update={"suites": task.suites * 2}), tmp_path / "attempt")
+    assert (record.status, record.code) == ("failed", "BAD_SPEC")
+
+
+SIGNALLED = """
+import sys
+from pathlib import Path
+import torch
+from posttrain.engine.task import TASK
+from posttrain.evals.runner import run_evaluation
+torch.set_num_threads(1)
+run_evaluation(TASK.validate_json(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_and_sigkill_leave_rows_that_the_next_attempt_takes_over(
+    tmp_path: Path, make_task: Callable[..., Any], evaluate: Evaluate
+) -> None:
+    rows = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(12) for row in suite_rows()]
+    manifest = write_suite(tmp_path / "large", rows=rows, max_new_tokens=64)
+    task = make_task(manifest=manifest, batch_rows=1)
+    (tmp_path / "task.json").write_text(task.model_dump_json())
+    for number, by in enumerate((signal.SIGTERM, signal.SIGKILL)):
+        folder = tmp_path / f"killed-{number}"
+        arguments = [sys.executable, "-c", SIGNALLED, str(tmp_path / "task.json"), str(folder)]
+        worker = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        path = folder / "output" / ROWS_FILE
+        while not (path.is_file() and path.stat().st_size > 8_000):
+            assert worker.poll() is None, "ended before it could be killed"
+            time.sleep(0.02)
+        worker.send_signal(by)
+        worker.wait(timeout=60)
+        record = read_exit(folder)
+        if by == signal.SIGTERM:
+            assert record is not None
+            assert (record.status, record.code) == ("cancelled", CancelledError.code)
+        else:
+            assert record is None, "a killed worker writes no exit record"
+        resumed, _ = evaluate(manifest=manifest, batch_rows=64, resume_from=str(path))
+        assert resumed.status == "succeeded", resumed.message
+        assert 0 < resumed.summary["resumed"] < 360
+        assert resumed.summary["resumed"] + resumed.summary["generated"] == 360
 
 
 def test_a_suite_without_the_shard_is_refused(evaluate: Evaluate, tmp_path: Path) -> None:

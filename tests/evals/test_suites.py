@@ -50,6 +50,14 @@ def test_a_task_has_the_rows_of_its_metric(tmp_path: Path) -> None:
     assert {example.metric for example in loaded.tasks[0].examples} == {"echo.loud"}
 
 
+def test_a_row_of_two_tasks_is_refused(suite: Path) -> None:
+    data = yaml.safe_load(suite.read_text())
+    data["tasks"].append({**data["tasks"][0], "name": "again"})
+    suite.write_text(yaml.safe_dump(data))
+    with pytest.raises(SuiteError, match="echo and again both have a row 'gate/000'"):
+        load_suite(suite)
+
+
 def edit(rows: list[dict[str, Any]], **changes: Any) -> list[dict[str, Any]]:
     rows[4] = {key: value for key, value in {**rows[4], **changes}.items() if value is not ...}
     return rows
