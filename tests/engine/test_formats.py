@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -49,14 +50,23 @@ def only_problem(report: DatasetReport) -> str:
         ({"messages": [{"role": "user", "content": "q"}]}, "has no assistant turn"),
         ({"messages": [{"role": "robot", "content": "q"}]}, "field messages[0].role: unknown role 'robot'"),
         ({"messages": [{"role": "user", "content": 3}]}, "field messages[0].content: must be text, not a number"),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "[1].content: is empty"),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant"}]}, "field messages[1].content: is missing"),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]},
+            "[1].content: is empty",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant"}]},
+            "field messages[1].content: is missing",
+        ),
         ({"messages": [{"role": "user", "content": "q", "loss": 1}]}, "field messages[0].loss: unknown field"),
         ({"messages": [{"role": "user", "content": "q", "tool_calls": [1]}]}, "only an assistant turn calls tools"),
         ({**GOOD, "tools": "f"}, "field tools: must be a list of functions, not text"),
         ({**GOOD, "tools": [{"description": "d"}]}, "field tools[0].name: is missing"),
         ({**GOOD, "tools": [TOOL, TOOL]}, "field tools[1].name: a second tool named 'f'"),
-        ({**GOOD, "tools": [{**TOOL, "parameters": []}]}, "tools[0].parameters: must be a JSON schema object, not a list"),
+        (
+            {**GOOD, "tools": [{**TOOL, "parameters": []}]},
+            "tools[0].parameters: must be a JSON schema object, not a list",
+        ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]},
             "field messages[0].tool_calls[0].arguments: is text that is not JSON",
@@ -177,10 +187,8 @@ def test_any_bytes_are_accepted_or_named(data: bytes) -> None:
 
 @given(st.binary(max_size=60))
 def test_parsing_raises_row_errors_only(data: bytes) -> None:
-    try:
+    with contextlib.suppress(RowError):
         assert isinstance(parse_row(data), dict)
-    except RowError as error:
-        assert str(error)
 
 
 def test_validation_loads_neither_torch_nor_transformers() -> None:

@@ -51,14 +51,16 @@ LLAMA2_LIKE = (
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
     "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
     "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if loop.index0 == 0 and system_message %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>' + message['content'] %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>' + message['content'] %}"
     "{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}"
     "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' ' ~ content.strip() ~ ' ' + eos_token }}"
     "{% endif %}{% endfor %}"
 )
 NAMESPACES = (
-    "{%- set ns = namespace(found=false, n=0) -%}{%- for m in messages | reverse -%}{%- set ns.n = ns.n + 1 -%}{%- endfor -%}"
+    "{%- set ns = namespace(found=false, n=0) -%}"
+    "{%- for m in messages | reverse -%}{%- set ns.n = ns.n + 1 -%}{%- endfor -%}"
     "{{ ns.n }}{{ messages | tojson(indent=2) }}{{ messages | map(attribute='role') | join(', ') | upper }}"
     "{%- for k, v in messages[0].items() -%}{{ k }}={{ v | trim }};{%- endfor -%}"
     "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content | replace('a', 'b') }}{% endfor %}"
@@ -96,7 +98,8 @@ HOSTILE = {
     "doubling lists": GROW.format("[ns.x, ns.x]"),
     "doubling into a block": "{% set ns=namespace(x='a') %}{% for i in range(99) %}"
     "{% set q %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = q %}{% endfor %}",
-    "growing numbers": "{% set ns=namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}",
+    "growing numbers": "{% set ns=namespace(x=9) %}{% for i in range(99) %}"
+    "{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}",
     "power": "{{ 9 ** 9 ** 9 }}",
     "constant text": "{{ 'a' * 1000000000 }}",
     "constant list": "{{ [1] * 1000000000 }}",

@@ -1,6 +1,6 @@
 """Loss and gradients of SFT equal TRL 1.16's SFTTrainer: from ready-made tokens, and from messages on.
 
-TRL is a development dependency only. Where both see padding, sliding windows and masks, the sums differ in order alone: 1e-5.
+TRL is a development dependency only. Both see the same tokens and masks; sums differ in their order alone: 1e-5.
 """
 
 from __future__ import annotations

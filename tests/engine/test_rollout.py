@@ -1,0 +1,184 @@
+"""Generation equals transformers' own; rows do not depend on their neighbours; every ending has its reason."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from posttrain.engine import attention, rollout
+from posttrain.engine.errors import CancelledError, DataError, SpecError
+from posttrain.engine.kv_cache import KvCache
+from posttrain.engine.models import LanguageModel
+from posttrain.engine.rollout import Completion, GenerationSettings, generate, sample, score
+from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
+
+STOP = 7
+
+
+def make_prompts(count: int, seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(320) for _ in range(rng.randint(1, 20))] for _ in range(count)]
+
+
+def by_transformers(model: LanguageModel, prompt: list[int], max_new_tokens: int) -> list[int]:
+    module: Any = model.module
+    module.set_attn_implementation("eager")
+    ids = torch.tensor([prompt])
+    out = module.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=STOP,
+        pad_token_id=STOP,
+    )
+    module.set_attn_implementation(attention.NAME)
+    return list(out[0, len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_equals_transformers(name: str) -> None:
+    """More prompts than slots, so rows leave and others take their place; windows of 5 are passed by all."""
+    model, prompts = tiny_model(name), make_prompts(11)
+    settings = GenerationSettings(max_new_tokens=14, stop_token_ids=(STOP,))
+    for prompt, completion in zip(prompts, generate(model, prompts, settings, batch_rows=4), strict=True):
+        assert list(completion.token_ids) == by_transformers(model, prompt, 14)
+        assert completion.stop_reason == ("stop" if completion.token_ids[-1] == STOP else "length")
+        assert completion.has_stop_token == (completion.stop_reason == "stop")
+
+
+def test_a_wrong_slot_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny_model("llama"), make_prompts(11)
+    settings = GenerationSettings(max_new_tokens=14, stop_token_ids=tuple(range(0, 320, 5)))
+    right = generate(model, prompts, settings, batch_rows=4)
+    monkeypatch.setattr(KvCache, "drop", lambda self, slot: self.lengths.pop())
+    assert generate(model, prompts, settings, batch_rows=4) != right
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_does_not_depend_on_its_neighbours(temperature: float) -> None:
+    model, prompts = tiny_model("qwen3"), make_prompts(9)
+    settings = GenerationSettings(
+        max_new_tokens=12, temperature=temperature, top_p=0.9, stop_token_ids=(STOP, 11, 13), seed=5
+    )
+    together = generate(model, prompts, settings, batch_rows=9)
+    assert [c.token_ids for c in generate(model, prompts, settings, batch_rows=2)] == [c.token_ids for c in together]
+    assert generate(model, prompts, settings, batch_rows=9) == together
+    other = GenerationSettings(max_new_tokens=12, temperature=1.0, seed=6)
+    if temperature:
+        assert generate(model, prompts, other) != together
+        # Equal prompts in different rows draw differently: a group needs variety.
+        same = generate(model, [prompts[0]] * 6, settings)
+        assert len({c.token_ids for c in same}) > 1
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    model, prompts = tiny_model("gemma2"), make_prompts(5)
+    completions = generate(model, prompts, GenerationSettings(max_new_tokens=9, temperature=0.7, top_p=0.8, seed=1))
+    pairs = [(prompt, completion.token_ids) for prompt, completion in zip(prompts, completions, strict=True)]
+    for (logp, _), completion in zip(score(model, pairs), completions, strict=True):
+        assert logp == pytest.approx(sum(completion.logps), rel=1e-4)
+
+
+def test_scores_equal_the_padded_forward() -> None:
+    model, prompts = tiny_model("llama"), make_prompts(6)
+    pairs = [(prompt, prompt[::-1][:4]) for prompt in prompts]
+    greedy = generate(model, prompts, GenerationSettings(max_new_tokens=3))
+    pairs += [(prompt, list(c.token_ids)) for prompt, c in zip(prompts, greedy, strict=True)]
+    found = score(model, pairs, batch_tokens=40)
+    model.module.set_attn_implementation("eager")
+    for (prompt, continuation), (logp, is_greedy) in zip(pairs, found, strict=True):
+        logits = model.module(torch.tensor([[*prompt, *continuation]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(continuation)[:, None]).sum()
+        assert logp == pytest.approx(expected.item(), rel=1e-5)
+        assert is_greedy == (logits.argmax(-1).tolist() == list(continuation))
+    assert all(is_greedy for _, is_greedy in found[6:])
+
+
+def test_the_context_ends_a_row_and_a_prompt_without_room_is_named() -> None:
+    model = tiny_model("llama")
+    near = [[1] * 250, [2] * 3]
+    first, second = generate(model, near, GenerationSettings(max_new_tokens=20))
+    assert (len(first.token_ids), first.stop_reason) == (6, "context")
+    assert (len(second.token_ids), second.stop_reason) == (20, "length")
+    with pytest.raises(DataError, match=r"prompt 1 \(256 tokens\)"):
+        generate(model, [[1], [1] * 256], GenerationSettings(max_new_tokens=1))
+    skipped = generate(model, [[1], [1] * 256], GenerationSettings(max_new_tokens=1), overlong="skip")
+    assert skipped[1] == Completion((), "context", ())
+    assert len(skipped[0].token_ids) == 1
+    with pytest.raises(DataError, match="prompt 0 is empty"):
+        generate(model, [[]], GenerationSettings(max_new_tokens=1))
+    with pytest.raises(DataError, match="pair 1 has 257 tokens"):
+        score(model, [([1], [1]), ([1] * 256, [1])])
+    with pytest.raises(DataError, match="pair 0 has an empty continuation"):
+        score(model, [([1], [])])
+
+
+def test_stop_strings_end_a_row_at_the_token_that_completes_them() -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    decode = tokenizer.decode
+    prompts = make_prompts(4)
+    free = generate(model, prompts, GenerationSettings(max_new_tokens=16))
+    texts = [str(decode(completion.token_ids)) for completion in free]
+    stop = texts[0][6:8]
+    settings = GenerationSettings(max_new_tokens=16, stop_strings=(stop,))
+    for text, completion in zip(texts, generate(model, prompts, settings, decode=decode), strict=True):
+        found = str(decode(completion.token_ids))
+        assert text.startswith(found)
+        assert (stop in found) == (stop in text) == (completion.stop_reason == "stop")
+        assert stop not in str(decode(completion.token_ids[:-1]))
+        assert not completion.has_stop_token
+    with pytest.raises(SpecError, match="decode"):
+        generate(model, prompts, settings)
+
+
+def test_progress_and_stopping() -> None:
+    model, prompts, seen = tiny_model("llama"), make_prompts(7), []
+    settings = GenerationSettings(max_new_tokens=4)
+    generate(model, prompts, settings, batch_rows=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (7, 7)
+    with pytest.raises(CancelledError):
+        generate(model, prompts, settings, should_stop=lambda: True)
+    assert generate(model, [], settings) == []
+
+
+def test_answers_leave_the_stop_token_out() -> None:
+    assert Completion((1, 2, 7), "stop", (0.0, 0.0, 0.0), has_stop_token=True).answer_ids == (1, 2)
+    assert Completion((1, 2), "length", (0.0, 0.0)).answer_ids == (1, 2)
+
+
+def test_sampling_follows_the_distribution() -> None:
+    """By hand: .5, .3, .2; the nucleus of .7 is the first two, with .625 and .375."""
+    logits = torch.log(torch.tensor([[0.3, 0.5, 0.2]])).repeat(8, 1)
+    draws = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999, 0.3, 0.6], dtype=torch.float64)
+    assert sample(logits, draws, 1.0, 1.0).tolist() == [1, 1, 0, 0, 2, 2, 1, 0]
+    assert sample(logits, draws, 1.0, 0.7).tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
+    assert sample(logits, draws, 1e-4, 1.0).tolist() == [1] * 8
+    many = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = Counter(sample(logits[:1].repeat(4000, 1), many, 1.0, 1.0).tolist())
+    assert counts[1] / 4000 == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_new_tokens": 0}, {"max_new_tokens": 1, "temperature": -1}, {"max_new_tokens": 1, "top_p": 0}]
+)
+def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        GenerationSettings(**bad)
+
+
+def test_linears_of_few_rows_compute_the_same_and_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    model, x = tiny_model("llama"), torch.randn(5, 1, 32)
+    layer = model.module.model.layers[0].self_attn.q_proj
+    expected = layer(x)
+    with rollout.skinny_linears(model.module):
+        assert "forward" in vars(layer)
+        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer(x[:1]), expected[:1])
+    assert "forward" not in vars(layer)
