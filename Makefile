@@ -9,12 +9,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf]'
 	touch $(VENV)/.run $@
 
 demo: $(VENV)/.run  ## base model -> IFT -> five suites -> gate -> alias, over the real service
