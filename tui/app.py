@@ -8,7 +8,6 @@ from typing import ClassVar
 from textual.app import App
 from textual.binding import BindingType
 from textual.screen import Screen
-from textual.theme import Theme
 
 from posttrain.service.client import AsyncClient, check_address
 from posttrain.tui import actions
@@ -79,15 +78,19 @@ class PosttrainApp(App[None]):
         self._options = (read_only, tick_s, poll_s)
         self.ascii_only = ascii_only
         self.feed: Feed
+        self._palette: tuple[str, Palette] | None = None
         for theme in (DARK, LIGHT):
             self.register_theme(theme)
         self.theme = DARK.name
+        self.animation_level = "none"  # a key's effect is there at once
         self.set_class(ascii_only, "-ascii")
 
     @property
     def palette(self) -> Palette:
-        theme: Theme = self.current_theme
-        return Palette.of(theme, self.ascii_only)
+        """The running theme's colours; asked for once per cell, so not computed each time."""
+        if self._palette is None or self._palette[0] != self.theme:
+            self._palette = self.theme, Palette.of(self.current_theme, self.ascii_only)
+        return self._palette[1]
 
     def on_load(self) -> None:
         """Runs inside the event loop and before any screen exists."""

@@ -177,4 +177,4 @@ class Palette:
             full = round(share * width)
             return text.append("#" * full, self.primary).append("." * (width - full), self.muted)
         full, half = divmod(round(share * width * 2), 2)
-        return text.append("━" * full + "╸" * half, self.primary).append("━" * (width - full - half), self.track)
+        return text.append("━" * full + "╸" * half, self.primary).append("─" * (width - full - half), self.muted)

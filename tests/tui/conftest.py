@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from posttrain.service.proto import gates_pb2, jobs_pb2
 from posttrain.tui.app import PosttrainApp
+from posttrain.tui.screens import listing, registry
 from tests.tui import records
 from tests.tui.fake_server import FakeServer
 
@@ -29,13 +30,13 @@ class Session:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
-    async def until(self, what: Callable[[], Any], note: str = "", timeout_s: float = 8.0) -> None:
+    async def until(self, what: Callable[[], Any], note: str = "", timeout_s: float = 20.0) -> None:
         """Waits until `what` is true; fails with the screen's text if it never is."""
         deadline = time.monotonic() + timeout_s
         while not what():
             if time.monotonic() > deadline:
                 pytest.fail(f"never: {note or what}\n{self.text()}")
-            await self.pilot.pause(0.02)
+            await self.pilot.pause(0.04)
 
     async def shows(self, *texts: str) -> None:
         await self.until(lambda: all(text in self.text() for text in texts), f"shows {texts}")
@@ -51,6 +52,13 @@ class Session:
         await self.until(lambda: type(self.app.screen).__name__ == screen, f"screen {screen}")
         await self.pilot.pause()
         return self.app.screen
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the user to stop typing or moving does not wait for a test."""
+    monkeypatch.setattr(listing, "FILTER_PAUSE_S", 0.001)
+    monkeypatch.setattr(registry, "DETAILS_PAUSE_S", 0.001)
 
 
 @pytest_asyncio.fixture
@@ -90,7 +98,7 @@ async def server() -> AsyncIterator[FakeServer]:
         records.version("bot@3", "bot@1", "PASS"),
     ]
     fake.aliases = [records.alias("bot", "production", "bot@1")]
-    fake.moves = [records.move("production", "", "bot@1", "first gated version")]
+    fake.moves = [records.move("production", "", "bot@1", "first one")]
     fake.gate_runs = [
         records.gate_run("g1", "bot@1", age_s=900),
         records.gate_run("g2", "bot@2", gates_pb2.FAIL, 600, baselines=["parent bot@1", "champion bot@1"]),
@@ -111,7 +119,7 @@ def open_ui(server: FakeServer) -> Callable[..., contextlib.AbstractAsyncContext
         app = PosttrainApp(
             server.address, tick_s=options.pop("tick_s", 0.02), poll_s=options.pop("poll_s", 60.0), **options
         )
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             session = Session(app, pilot, server)
             await session.until(lambda: app.feed.is_loaded and app.feed.has_catalogue, "loaded")
             await pilot.pause()

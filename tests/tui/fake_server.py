@@ -1,4 +1,4 @@
-"""A server in this process that speaks the real protocol and keeps everything in lists that a test can read and change."""
+"""A server in this process that speaks the real protocol and keeps all in lists that a test can read and change."""
 
 from __future__ import annotations
 

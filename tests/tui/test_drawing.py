@@ -148,7 +148,9 @@ def test_colours_of_both_themes_are_what_rich_understands() -> None:
 
 
 def test_a_bar_is_as_full_as_the_work() -> None:
-    assert PALETTE.bar(0, 10, 8).plain == "━" * 8
+    assert PALETTE.bar(0, 10, 8).plain == "─" * 8
+    assert PALETTE.bar(5, 10, 8).plain == "━━━━────"
+    assert PALETTE.bar(1, 16, 8).plain == "╸───────"
     assert ASCII.bar(5, 10, 8).plain == "####...."
     assert ASCII.bar(20, 10, 8).plain == "#" * 8
     assert ASCII.bar(1, 0, 8).plain == "." * 8

@@ -18,7 +18,7 @@ from posttrain.tui.describe import client_error, digest, facts, reasons, verdict
 from posttrain.tui.marks import verdict_mark
 from posttrain.tui.messages import Answered, CatalogueChanged, JobsChanged
 from posttrain.tui.screens.base import BaseScreen
-from posttrain.tui.text import cell, clean, clock, number, one_line, percent, points, styled
+from posttrain.tui.text import cell, clean, clock, one_line, percent, points, styled
 from posttrain.tui.widgets.interval import Axis, axis_of, axis_title, draw_interval
 from posttrain.tui.widgets.table import Column, LiveTable
 
@@ -36,6 +36,7 @@ class GateScreen(BaseScreen):
         self.gate_run = gate_run
         self.run: Any | None = None
         self.results: dict[str, Any] = {}
+        self.is_placed = False
 
     def compose_body(self) -> Iterable[Widget]:
         yield Static(Text("loading…"), id="verdict")
@@ -132,11 +133,11 @@ class GateScreen(BaseScreen):
                 rows[section] = (-len(rows), heading)
             for key in keys:
                 rows[key] = (-len(rows), self._cells(self.results[key], axis, drawing))
-        is_first = not table.row_count
         table.put(rows)
-        if is_first and self.results:  # what went wrong is what one came for
+        if not self.is_placed and self.results:  # what went wrong is what one came for
             bad = next((key for key, result in self.results.items() if result.verdict != gates_pb2.PASS), None)
             table.move_cursor(row=table.get_row_index(bad or next(iter(self.results))))
+            self.is_placed = True
         table.display = bool(self.results)
         self._show_result()
         text = reasons(run.reasons, palette)
@@ -188,9 +189,7 @@ class GateScreen(BaseScreen):
             else f"  {percent(result.baseline)} % → {percent(result.candidate)} %"
         )
         text.append(f"  Δ {points(result.difference)} pt", f"bold {palette.foreground}")
-        text.append(
-            f" [{points(result.low)}, {points(result.high)}] at {number(result.level * 100, 3)} %", palette.foreground
-        )
+        text.append(f" [{points(result.low)}, {points(result.high)}] at {result.level * 100:g} %", palette.foreground)
         text.append(f"  n {result.n:,} in {result.clusters:,} clusters", palette.muted)
         text.append(f"\n{clean(result.rule, 300)}", palette.muted)
         self.query_one("#result", Static).update(text)

@@ -187,8 +187,7 @@ class JobScreen(BaseScreen):
         chart.is_log = not chart.is_log
 
     def action_follow_log(self) -> None:
-        log = self.query_one(LogView)
-        log.is_following = not log.is_following
+        self.query_one(LogView).toggle_following()
 
     def action_open_gate(self) -> None:
         if self.job is not None:

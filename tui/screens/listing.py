@@ -95,6 +95,8 @@ class ListScreen(BaseScreen):
     def refresh_rows(self, changed: frozenset[str]) -> None:
         """Puts, updates or drops the named records."""
         known, shown = set(self.names()), self.table_keys()
+        if not shown:  # the cursor goes to the first row of all, not of those that happened to come first
+            changed |= known
         wanted = {
             name for name in changed & known if not self._filter or matches(self._filter, self.filter_fields(name))
         }

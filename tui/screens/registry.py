@@ -88,6 +88,7 @@ class RegistryScreen(BaseScreen):
         folded = {node.data for node in self.version_nodes() if not node.is_expanded}
         top = tree.scroll_y
         tree.clear()
+        tree.move_cursor(None)  # else the tree keeps the old node when the new one stands on the same line
         nodes: dict[str, TreeNode[str]] = {}
         versions = self.feed.versions
         waiting = list(versions.values())
@@ -110,7 +111,7 @@ class RegistryScreen(BaseScreen):
         for node in nodes.values():
             node.allow_expand = bool(node.children)
         tree.root.expand()
-        if nodes:
+        if nodes and tree.last_line >= 0:  # asking for the last line builds the lines that move_cursor looks up
             tree.move_cursor(nodes.get(chosen) or next(iter(nodes.values())))
             tree.scroll_to(y=top, animate=False)
         names = {ref.rpartition("@")[0] for ref in versions}

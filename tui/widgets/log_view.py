@@ -47,7 +47,8 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
             self._width = max(self._width, cell_len(line))
         self.virtual_size = Size(self._width, len(self.lines))
         if self.is_following:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
+            self._to_end()
+            self.call_after_refresh(self._keep_end)
         elif dropped:  # what one reads does not move when old lines fall out
             self.scroll_to(y=max(top - dropped, 0), animate=False, immediate=True)
         self.refresh()
@@ -65,14 +66,23 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         elif new_value >= self.max_scroll_y:
             self.is_following = True
 
-    def watch_is_following(self, is_following: bool) -> None:
-        if is_following:
-            self.scroll_end(animate=False, x_axis=False)
+    def watch_is_following(self) -> None:
         self.post_message(self.FollowChanged())
 
+    def toggle_following(self) -> None:
+        self.is_following = not self.is_following
+        self._keep_end()
+
     def on_resize(self) -> None:
+        self.call_after_refresh(self._keep_end)  # by then a scrollbar that comes or goes has taken its line
+
+    def _keep_end(self) -> None:
         if self.is_following:
-            self.scroll_end(animate=False, x_axis=False)
+            self._to_end()
+
+    def _to_end(self) -> None:
+        """Forced, since before the first layout there is no scrollbar and Textual would not scroll."""
+        self.scroll_end(animate=False, immediate=True, force=True, x_axis=False)
 
     def render_line(self, y: int) -> Strip:
         scroll_x, scroll_y = self.scroll_offset

@@ -36,6 +36,8 @@ class LiveTable(DataTable[Text], inherit_bindings=False):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, cursor_type="row", cell_padding=1)
         self._columns: tuple[Column, ...] = ()
+        self._kept: str | None = None  # the cursor's row, while the columns change and the table is empty
+        self._height: int | None = None  # of the cursor in the view, while a change of rows is being laid out
 
     @property
     def current(self) -> str | None:
@@ -53,6 +55,7 @@ class LiveTable(DataTable[Text], inherit_bindings=False):
         if tuple(columns) == self._columns:
             return False
         self._columns = tuple(columns)
+        self._kept = self.current or self._kept
         self.clear(columns=True)
         for column in columns:
             self.add_column(Text(column.title), width=column.width, key=column.key)
@@ -60,7 +63,8 @@ class LiveTable(DataTable[Text], inherit_bindings=False):
 
     def put(self, rows: dict[str, tuple[float, dict[str, Text]]]) -> None:
         """Adds and updates rows, given as key -> (rank, cell by column key)."""
-        before, offset = self.current, self.cursor_row
+        before, offset = self.current or self._kept, self.cursor_row
+        self._kept = None
         is_new = False
         for key, (rank, by_column) in rows.items():
             cells = [by_column[column.key] for column in self._columns]
@@ -89,8 +93,16 @@ class LiveTable(DataTable[Text], inherit_bindings=False):
             self.move_cursor(row=min(offset, max(self.row_count - 1, 0)))
             return
         row = self.get_row_index(key)
-        if row != offset:
-            moved, top = row - offset, self.scroll_y
-            self.move_cursor(row=row, scroll=False)
-            if top > 0:  # what was on the screen stays where it was
-                self.call_after_refresh(self.scroll_to, y=top + moved, animate=False, force=True)
+        if row == offset:
+            return
+        is_scrolled = self.scroll_y > 0
+        if self._height is None and is_scrolled:
+            self._height = offset - int(self.scroll_y)
+            self.call_after_refresh(self._restore_height)
+        self.move_cursor(row=row, scroll=False)
+
+    def _restore_height(self) -> None:
+        """What was on the screen stays where it was, however many rows came in above it."""
+        height, self._height = self._height, None
+        if height is not None:
+            self.scroll_to(y=self.cursor_row - height, animate=False, force=True)
