@@ -21,11 +21,10 @@ async def open_promote(ui: Any, moves: int = 3) -> Any:
 
 
 async def fill(ui: Any, reason: str, typed: str) -> None:
-    ui.app.screen.query_one("#reason", Input).focus()
-    await ui.press(*reason.replace(" ", "_"))
+    ui.app.screen.query_one("#reason", Input).value = reason or ui.app.screen.query_one("#reason", Input).value
+    ui.app.screen.query_one("#typed", Input).value = typed
     ui.app.screen.query_one("#typed", Input).focus()
-    await ui.press(*typed)
-    await ui.pilot.pause()
+    await ui.pilot.pause(0.05)
 
 
 def button(ui: Any) -> Button:
@@ -48,7 +47,8 @@ async def test_the_dialog_says_what_would_happen_and_promotes(open_ui: Any, serv
         await open_promote(ui)
         await ui.shows("Promote bot@3", "[production]  bot@1 → bot@3", "✓ PASS", "instruction_following", "Type bot@3")
         assert button(ui).disabled
-        await fill(ui, "better", "bot@3")
+        ui.app.screen.query_one("#reason", Input).focus()
+        await ui.press(*"better", "enter", *"bot@3")
         assert not button(ui).disabled
         await ui.press("enter")
         assert server.calls == [], "Enter in a field does not send"
