@@ -47,9 +47,9 @@ class Recipe:
     num_heads: int = 6
     window_tokens: int = 512
     windows_per_step: int = 8
-    steps: int = 4500
+    steps: int = 3400
     warmup_steps: int = 60
-    decay_steps: int = 1200
+    decay_steps: int = 1150
     lr: float = 4e-3
     muon_lr: float = 2e-2
     weight_decay: float = 0.02
