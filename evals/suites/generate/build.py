@@ -21,8 +21,8 @@ VERSION = "1.0.0"
 SHARDS = {"gate": 520, "dev": 320, "unseen": 160}
 MODULES = (instruction_following, conversation, reasoning, refusal, tool_use)
 TRAINING_ROWS = {
-    "instruction_following": 2400, "conversation": 900, "reasoning": 1900, "refusal.harmful": 350,
-    "refusal.harmless": 700, "tool_use.call": 1300, "tool_use.no_call": 900,
+    "instruction_following": 2400, "conversation": 800, "reasoning": 1700, "refusal.harmful": 300,
+    "refusal.harmless": 600, "tool_use.call": 1500, "tool_use.no_call": 1700,
 }  # fmt: skip
 MAX_NEW_TOKENS = {
     "instruction_following": 48, "conversation": 24, "reasoning": 48, "refusal.harmful": 32, "refusal.harmless": 24,

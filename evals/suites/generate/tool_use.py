@@ -106,7 +106,7 @@ TOOLS = (
          ("What is the news about {topic}?", "Read me the news on {topic}.", "Show the latest news on {topic}."),
          "Any news on the subject of {topic}?"),
 )  # fmt: skip
-NUM_TOOLS = (1, 1, 2, 2, 2, 3)
+NUM_TOOLS = (1, 1, 1, 1, 2, 2, 2, 3)
 
 
 def _offer(d: Draw, num: int, tool: Tool | None, without: Tool | None = None) -> list[dict[str, Any]]:
@@ -122,14 +122,14 @@ def _call(tool: Tool) -> Callable[[Draw], Filled]:
         slots = tool.draw(d)
         call = tool.call(slots)
         answer = f"<tool_call>{json.dumps(call)}</tool_call>"
-        return Filled(slots, answer, call, _offer(d, NUM_TOOLS[d.num(0, 5)], tool))
+        return Filled(slots, answer, call, _offer(d, d.rng.choice(NUM_TOOLS), tool))
 
     return make
 
 
 def _decline(tool: Tool) -> Callable[[Draw], Filled]:
     def make(d: Draw) -> Filled:
-        tools = _offer(d, NUM_TOOLS[d.num(0, 5)], None, tool)
+        tools = _offer(d, d.rng.choice(NUM_TOOLS), None, tool)
         return Filled(tool.draw(d), "None of the tools can do that.", {"mode": "decline"}, tools)
 
     return make
@@ -139,7 +139,7 @@ def _known(answer: str, draw: Callable[[Draw], str], other: Callable[[Draw], str
     def make(d: Draw) -> Filled:
         x, y = two_values(d, draw, other)
         target = {"mode": "answer", "all": [x], "forbid": [y], "max_words": 15}
-        return Filled({"x": x, "y": y}, answer.format(x=x), target, _offer(d, NUM_TOOLS[d.num(0, 5)], None))
+        return Filled({"x": x, "y": y}, answer.format(x=x), target, _offer(d, d.rng.choice(NUM_TOOLS), None))
 
     return make
 
