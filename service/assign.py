@@ -1,4 +1,6 @@
-"""What a worker is handed, and what is taken from it: from a job to `assignment.json`, and from `output/` into the store."""
+"""What a worker is handed, and what is taken from it: from a job to `assignment.json`, and from `output/` into the
+store.
+"""
 
 from __future__ import annotations
 

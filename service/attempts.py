@@ -80,7 +80,8 @@ def fold_progress(progress: dict[str, object], events: list[AnyEvent]) -> dict[s
 
 
 def read_log(folder: Path, offset: int, size: int, tail: bool) -> tuple[list[str], int]:
-    """At most `size` complete lines of the attempt's log from byte `offset` on, or before its end; and the offset after them.
+    """At most `size` complete lines of the attempt's log from byte `offset` on, or before its end; and the offset
+    after them.
 
     A line is cut at 4 KiB and never more than 256 KiB are read, whatever a worker wrote.
     """

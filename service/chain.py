@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from posttrain.engine.spec import (
     parse_spec,
     spec_digest,
 )
-from posttrain.engine.task import OUTPUT_FOLDER, TrainTask, read_assignment
+from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, TrainTask, read_assignment
 from posttrain.evals.policy import Policy
 from posttrain.evals.suites.load import read_manifest
 from posttrain.registry import evaluations, gates, promotion, suites, versions
@@ -110,6 +111,11 @@ class ChainRunner:
         )
         self._point("register:registered")
         await self._swap(chain, step="EVALUATE" if then else "DONE", model_version=version.ref, message="")
+        # The store has it now; the attempts' copies would only fill the disk.
+        for number in range(1, job.attempt + 1):
+            attempt = lifecycle.attempt_folder(self._core.home, job.id, number)
+            for name in (OUTPUT_FOLDER, CHECKPOINTS_FOLDER):
+                await self._core.thread(shutil.rmtree, attempt / name, ignore_errors=True)
 
     async def _evaluate(
         self, job: JobRecord, chain: ChainRecord, spec: IftSpec | SftSpec, then: ThenGate, policy: Policy
@@ -166,7 +172,7 @@ class ChainRunner:
         )  # fmt: skip
         self._point("promote:recorded")
         self._core.metrics.promotions.labels(record.outcome).inc()
-        missing = "; ".join(item["message"] for item in record.missing)[:500]
+        missing = "; ".join(dict.fromkeys(item["message"] for item in record.missing))[:500]
         message = f"{then.alias} names {chain.model_version}" if record.outcome == "APPLIED" else f"refused: {missing}"
         await self._swap(chain, step="DONE", promotion=record.id, message=message)
 

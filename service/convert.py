@@ -1,7 +1,7 @@
 """A spec as protocol message <-> the plain dict that posttrain.engine.spec validates. Generic: knows no option by name.
 
-A message whose only content is a `oneof` is a tagged choice: {<oneof's name>: <member's name>, ...the member's fields}. Fields that
-are absent stay absent, so that spec.py alone declares defaults.
+A message whose only content is a `oneof` is a tagged choice: {<oneof's name>: <member's name>, ...the member's
+fields}. Fields that are absent stay absent, so that spec.py alone declares defaults.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def to_dict(message: Message, path: str = "") -> dict[str, Any]:
     """A message as a plain dict.
 
     Raises:
-        InvalidFieldError: the message carries a field number that this server does not know; an option is never ignored.
+        InvalidFieldError: the message carries a field number that this server does not know; an option is never
+        ignored.
     """
     for unknown in unknown_fields.UnknownFieldSet(message):
         place = path or "spec"

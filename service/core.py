@@ -26,7 +26,9 @@ NUM_THREADS = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits and intervals of one server. `point` is called with the name of each place where a crash matters; tests crash there."""
+    """Limits and intervals of one server. `point` is called with the name of each place where a crash matters; tests
+    crash there.
+    """
 
     workers: int = 1
     threads_per_worker: int = 0
@@ -44,7 +46,9 @@ class Settings:
 
 
 class Bell:
-    """Wakes whoever waits for a commit. Take a ticket, look at the database, then wait with the ticket: no ring is missed."""
+    """Wakes whoever waits for a commit. Take a ticket, look at the database, then wait with the ticket: no ring is
+    missed.
+    """
 
     def __init__(self) -> None:
         self._next = asyncio.Event()

@@ -1,4 +1,5 @@
-"""Creating and cancelling jobs: the spec is validated, every reference in it checked and pinned, then the job is queued.
+"""Creating and cancelling jobs: the spec is validated, every reference in it checked and pinned, then the job is
+queued.
 
 An alias or `latest` in a spec is replaced by the version that it names now, so that what was checked is what runs,
 however long the job waits. A job whose references are wrong is never created.

@@ -1,4 +1,6 @@
-"""Structured logs: one JSON object a line in HOME/logs/server.log, with whatever `extra` a record carries (job, attempt, method)."""
+"""Structured logs: one JSON object a line in HOME/logs/server.log, with whatever `extra` a record carries (job,
+attempt, method).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class JsonFormatter(logging.Formatter):
-    """One line per record: time (seconds since the epoch), level, logger, message, extras, and a traceback as one text."""
+    """One line per record: time (seconds since the epoch), level, logger, message, extras, and a traceback as one
+    text.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -31,7 +35,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def open_log(home: Path, level: int = logging.INFO) -> logging.Handler:
-    """Sends all of this package's records to the data folder's log, which rotates. The caller closes it with `close_log`."""
+    """Sends all of this package's records to the data folder's log, which rotates. The caller closes it with
+    `close_log`.
+    """
     folder = home / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(

@@ -1,4 +1,6 @@
-"""Resource names, references and free texts of requests: parsed once, here, into plain parts or an error that names the field."""
+"""Resource names, references and free texts of requests: parsed once, here, into plain parts or an error that names
+the field.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Talking to a version: a process of its own loads it and answers in JSON lines, so that the server never holds a model.
+"""Talking to a version: a process of its own loads it and answers in JSON lines, so that the server never holds a
+model.
 
-The request goes to the process as one JSON object; each line that comes back is an `Answer` or a `Failure`. The process is ended
-with the call, whoever ends it, and there are only so many at a time.
+The request goes to the process as one JSON object; each line that comes back is an `Answer` or a `Failure`. The
+process is ended with the call, whoever ends it, and there are only so many at a time.
 """
 
 from __future__ import annotations
@@ -126,9 +127,14 @@ class Sampler:
 
     async def _run(self, task: SampleTask) -> AsyncIterator[models_pb2.SampleModelVersionResponse]:
         process = await asyncio.create_subprocess_exec(
-            *COMMAND, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            env=worker_environment(self._core.settings.threads_per_worker), start_new_session=True, limit=MAX_LINE_BYTES,
-        )  # fmt: skip
+            *COMMAND,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=worker_environment(self._core.settings.threads_per_worker),
+            start_new_session=True,
+            limit=MAX_LINE_BYTES,
+        )
         assert process.stdin is not None
         assert process.stdout is not None
         try:

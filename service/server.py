@@ -74,7 +74,8 @@ def check_address(text: str) -> Address:
     """HOST:PORT of this machine.
 
     Raises:
-        UnsafeAddressError: any other address; there is no authentication yet, so whoever reaches the port may do anything.
+        UnsafeAddressError: any other address; there is no authentication yet, so whoever reaches the port may do
+        anything.
     """
     host, colon, port = text.rpartition(":")
     host = host.strip("[]")

@@ -1,7 +1,8 @@
 """A job's states and the only table of how they change (docs/design.md section 5). Pure: no clock, no database.
 
-The states are the protocol's enum `JobState`. What happens to a job is a `JobEvent`; `apply` gives the state after it, or refuses.
-Which attempt an event belongs to, and whether it is late, is decided before `apply` is asked (posttrain.service.jobs).
+The states are the protocol's enum `JobState`. What happens to a job is a `JobEvent`; `apply` gives the state after
+it, or refuses. Which attempt an event belongs to, and whether it is late, is decided before `apply` is asked
+(posttrain.service.jobs).
 """
 
 from __future__ import annotations

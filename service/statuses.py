@@ -1,9 +1,10 @@
-"""Errors on the wire: one table from an error's stable code to a gRPC status, and the interceptor that applies it to every method.
+"""Errors on the wire: one table from an error's stable code to a gRPC status, and the interceptor that applies it to
+every method.
 
-An answer that is an error always carries one ErrorInfo (reason = the code, domain `posttrain`, metadata `hint` and `retryable`), and
-what is wrong item by item: BadRequest for fields, PreconditionFailure for what does not hold. An error that is not in the table
-is INTERNAL with a log id; its traceback goes to the log and nowhere else. All of it is kept below 8 KiB, the size that a client
-takes in a trailer.
+An answer that is an error always carries one ErrorInfo (reason = the code, domain `posttrain`, metadata `hint` and
+`retryable`), and what is wrong item by item: BadRequest for fields, PreconditionFailure for what does not hold. An
+error that is not in the table is INTERNAL with a log id; its traceback goes to the log and nowhere else. All of it is
+kept below 8 KiB, the size that a client takes in a trailer.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ _ITEMS = 12
 
 
 def field_path(location: Sequence[str | int]) -> str:
-    """Where a pydantic error lies, as the spec's author wrote it: `data[0].dataset`; the tags of choices are left out."""
+    """Where a pydantic error lies, as the spec's author wrote it: `data[0].dataset`; the tags of choices are left
+    out.
+    """
     path = ""
     descriptor: Any = spec_pb2.JobSpec.DESCRIPTOR
     for part in location:

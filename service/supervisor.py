@@ -1,7 +1,7 @@
 """Looks after one running job: launches its worker, reads what it reports, ends it when asked, and concludes.
 
-Everything it knows is in the database and in the attempt folder, so it can be dropped at any line and begun again by another
-service process: that is how a restart finds its jobs.
+Everything it knows is in the database and in the attempt folder, so it can be dropped at any line and begun again by
+another service process: that is how a restart finds its jobs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Supervisor:
         self._id = job_id
         self._phase: tuple[str, float] | None = None
         self._exit_seen = 0.0
-        self._context = {"job": job_id}
+        self._context: dict[str, object] = {"job": job_id}
 
     async def run(self) -> None:
         """Returns when the job is terminal or waits again."""
@@ -208,7 +208,9 @@ def _timeout_s(job: JobRecord) -> float:
 
 
 async def look_after(core: Core, executor: Executor, project: str, job_id: str) -> None:
-    """Supervises a job until it has no worker; an error that nobody foresaw is logged and tried again, more and more slowly."""
+    """Supervises a job until it has no worker; an error that nobody foresaw is logged and tried again, more and more
+    slowly.
+    """
     delay_s = 0.5
     while True:
         try:

@@ -1,9 +1,9 @@
 """Watching jobs: a snapshot, then what changed, out of the database; nothing is buffered in memory.
 
-A watcher holds a place in the log of all jobs' events. Each round it reads what came after that place and sends each job that
-changed once, as it is now, with the sequence of its newest event. A reader that takes too long simply comes back
-later to the same log: what it missed is folded together, and if that is more than the backlog allows it gets a GAP and
-the snapshots again. The resume token is the place.
+A watcher holds a place in the log of all jobs' events. Each round it reads what came after that place and sends each
+job that changed once, as it is now, with the sequence of its newest event. A reader that takes too long simply comes
+back later to the same log: what it missed is folded together, and if that is more than the backlog allows it gets a
+GAP and the snapshots again. The resume token is the place.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ async def watch(core: Core, scope: Scope, resume_token: str) -> AsyncIterator[An
         core.metrics.watchers.dec()
 
 
-def _send(scope: Scope, found: Round, kind: int) -> list[Answer]:
+def _send(scope: Scope, found: Round, kind: jobs_pb2.WatchJobsResponse.Type) -> list[Answer]:
     """Only the last answer of a round moves the token: a reader that stops in the middle gets the round again."""
     answers = [Answer(type=kind, job=job, sequence=sequence) for job, sequence in found.jobs]
     if answers and kind == Answer.CHANGED:

@@ -1,10 +1,11 @@
 """A worker's only entry: `python -m posttrain.service.worker ATTEMPT_FOLDER`.
 
-Reads the assignment, holds the attempt's lock, hands over to the engine or to the evaluation runner, and makes sure that an exit record
-says how it ended, also when torch cannot even be imported. Torch is imported by what it hands over to, never by this module.
+Reads the assignment, holds the attempt's lock, hands over to the engine or to the evaluation runner, and makes sure
+that an exit record says how it ended, also when torch cannot even be imported. Torch is imported by what it hands
+over to, never by this module.
 
     python -m posttrain.service.worker FOLDER [--lock-fd N]   runs an attempt; the descriptor holds FOLDER's lock
-    python -m posttrain.service.worker --sample               answers one request (posttrain.service.sampling) on standard output
+    python -m posttrain.service.worker --sample               answers one request on standard output (sampling.py)
 """
 
 from __future__ import annotations
@@ -50,9 +51,14 @@ def run_attempt(folder: Path) -> ExitRecord:
     except EngineError as error:
         traceback.print_exc()
         record = ExitRecord(
-            status="failed", attempt=attempt, code=error.code, message=str(error), hint=error.hint, retryable=error.retryable,
+            status="failed",
+            attempt=attempt,
+            code=error.code,
+            message=str(error),
+            hint=error.hint,
+            retryable=error.retryable,
             time=time.time(),
-        )  # fmt: skip
+        )
     except Exception as error:
         # Whatever it was, a job must end with a reason; the traceback is in the attempt's log.
         traceback.print_exc()

@@ -154,14 +154,14 @@ def start_time(pid: int) -> float:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except ProcessLookupError as error:
         raise psutil.NoSuchProcess(pid) from error
     return float(text.rpartition(")")[2].split()[19])
 
 
 def _age_s(record: WorkerRecord) -> float:
-    if sys.platform == "linux":
+    if Path("/proc/self/stat").exists():
         return time.clock_gettime(time.CLOCK_BOOTTIME) - record.started / os.sysconf("SC_CLK_TCK")
     return time.time() - record.started
 

@@ -1,4 +1,5 @@
-"""Evaluation without a model: a version with a template answers right, a base wrong, unless HOME/fake_scores.json says more.
+"""Evaluation without a model: a version with a template answers right, a base wrong, unless HOME/fake_scores.json
+says more.
 
 HOME/hold names a version whose evaluation waits until the file is gone.
 """

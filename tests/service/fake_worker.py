@@ -51,7 +51,7 @@ def run(task: TrainTask | EvaluateTask, folder: Path) -> ExitRecord:
 
 def train(task: TrainTask, folder: Path, events: EventWriter, script: dict[str, str]) -> ExitRecord:
     for number in range(int(script.get("print", 0))):
-        print(f"line {number}", flush=True)
+        print(f"line {number}", flush=True)  # noqa: T201 - to the attempt's log
     events.write(Phase(phase="training"))
     total, first = int(script.get("steps", 3)), 0
     if task.resume_from:

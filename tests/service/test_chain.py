@@ -122,7 +122,7 @@ def test_a_service_killed_at_any_step_finishes_the_chain_once(serve: Callable[..
     server.until_chain(job.name, "DONE", "CHAIN_FAILED")
     assert_finished_once(server, job)
     assert server.get(job.name).attempt == 1, "the training was not begun again"
-    launches = [path for path in server.home.glob("jobs/sft-*/attempts/*")]
+    launches = list(server.home.glob("jobs/sft-*/attempts/*"))
     assert len(launches) == 1
 
 

@@ -1,4 +1,6 @@
-"""The protocol's spec messages against engine/spec.py, field by field; and the generated code against the .proto files."""
+"""The protocol's spec messages against engine/spec.py, field by field; and the generated code against the .proto
+files.
+"""
 
 import subprocess
 import sys
@@ -83,17 +85,26 @@ def test_messages_equal_the_spec() -> None:
 
 FULL: dict[str, dict[str, Any]] = {
     "ift": {
-        "kind": "ift", "base": "tiny@1", "output": "bot", "data": [{"dataset": "a@1", "weight": 0.5}, {"dataset": "b@2"}],
-        "seed": 7, "adapter": {"type": "lora", "rank": 4, "rank_stabilized": True, "targets": ["q_proj"]},
-        "duration": {"type": "steps", "max_steps": 3}, "then": {"type": "gate", "suites": ["reasoning"], "alias": "staging"},
-        "template": {"type": "own"}, "loss_on": "last_turn",
+        "kind": "ift",
+        "base": "tiny@1",
+        "output": "bot",
+        "data": [{"dataset": "a@1", "weight": 0.5}, {"dataset": "b@2"}],
+        "seed": 7,
+        "adapter": {"type": "lora", "rank": 4, "rank_stabilized": True, "targets": ["q_proj"]},
+        "duration": {"type": "steps", "max_steps": 3},
+        "then": {"type": "gate", "suites": ["reasoning"], "alias": "staging"},
+        "template": {"type": "own"},
+        "loss_on": "last_turn",
     },
     "sft": {"kind": "sft", "base": "tiny@production", "output": "bot", "data": [{"dataset": "a@1"}]},
     "evaluate": {
-        "kind": "evaluate", "version": "bot@3", "suites": ["refusal", "tool_use"], "template": {"type": "plain", "num_shots": 0},
+        "kind": "evaluate",
+        "version": "bot@3",
+        "suites": ["refusal", "tool_use"],
+        "template": {"type": "plain", "num_shots": 0},
         "shard": "dev",
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FULL)
@@ -129,11 +140,9 @@ def test_an_unknown_field_number_is_refused_by_place() -> None:
 def test_generated_code_is_fresh(tmp_path: Path) -> None:
     folder = ROOT / "service" / "proto"
     names = [f"posttrain/service/proto/{path.name}" for path in sorted(folder.glob("*.proto"))]
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-Iposttrain/service/proto=service/proto", f"--python_out={tmp_path}",
-         f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}", *names],
-        cwd=ROOT, check=True,
-    )  # fmt: skip
+    outputs = [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iposttrain/service/proto=service/proto", *outputs, *names]
+    subprocess.run(command, cwd=ROOT, check=True)
     fresh = {path.name: path.read_bytes() for path in (tmp_path / "posttrain/service/proto").iterdir()}
     ours = {path.name: path.read_bytes() for path in folder.glob("*_pb2*")}
     assert ours == fresh, "run `make proto`"

@@ -36,8 +36,18 @@ if mode == "child":
     (folder / "child").write_text(str(child.pid))
 with open(folder / "started", "a") as file:
     file.write(f"{os.getpid()}\\n")
-write_atomic(folder / "worker.json", WorkerRecord(pid=os.getpid(), started=start_time(os.getpid())).model_dump_json().encode())
+me = WorkerRecord(pid=os.getpid(), started=start_time(os.getpid()))
+write_atomic(folder / "worker.json", me.model_dump_json().encode())
 print("at work", flush=True)
+time.sleep(300)
+"""
+
+
+HOLDER = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(1, flush=True)
 time.sleep(300)
 """
 
@@ -132,10 +142,8 @@ async def test_a_recycled_process_id_is_not_signalled(make: Callable[[str], tupl
             WorkerRecord(pid=bystander.pid, started=start_time(bystander.pid) - 1).model_dump_json()
         )
         assert not (await executor.look(folder)).alive
-        holder = subprocess.Popen(  # somebody holds the lock, and the record is not about them
-            [sys.executable, "-c", "import fcntl,sys,time\nf=open(sys.argv[1],'w')\nfcntl.flock(f,fcntl.LOCK_EX)\nprint(1,flush=True)\n"
-             "time.sleep(300)", str(folder / "attempt.lock")], stdout=subprocess.PIPE,
-        )  # fmt: skip
+        # Somebody holds the lock, and the record is not about them.
+        holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder / "attempt.lock")], stdout=subprocess.PIPE)
         assert holder.stdout is not None
         holder.stdout.readline()
         await executor.look(folder)

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,7 +21,8 @@ from posttrain.engine.errors import EngineError
 from posttrain.registry.errors import HomeLockedError
 from posttrain.service.errors import UnsafeAddressError
 from posttrain.service.proto import jobs_pb2
-from posttrain.service.server import SERVICES, check_address, serve as run_server
+from posttrain.service.server import SERVICES, check_address
+from posttrain.service.server import serve as run_server
 
 from .asking import GATE, refused, submit, train_spec
 from .serving import PROJECT, Server
@@ -179,6 +181,19 @@ def test_an_unknown_method_is_unimplemented(shared: Server) -> None:
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
+def _write_for_ever(file: Any, block: bytes) -> None:
+    while True:
+        file.write(block)
+
+
+def fill(path: Path) -> None:
+    """Takes what is left of the disk."""
+    with open(path, "wb", buffering=0) as file:
+        for size in (2**16, 2**12, 1):
+            with pytest.raises(OSError, match="No space left"):
+                _write_for_ever(file, b"0" * size)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_full_disk(tmp_path: Path, seeded_home: Path) -> None:
     """Uploads and jobs are refused or fail by name; the server stays up, and goes on once there is room."""
@@ -198,9 +213,7 @@ def test_a_full_disk(tmp_path: Path, seeded_home: Path) -> None:
             upload(server, b'{"prompt": "a", "completion": "b"}\n' * 400_000)
         assert (said.code, said.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
         ballast = home / "ballast"
-        with pytest.raises(OSError, match="No space"), open(ballast, "wb") as file:
-            while True:
-                file.write(b"0" * 65536)
+        fill(ballast)
         with refused() as said:
             submit(server, train_spec("steps=1"))
         assert (said.code, said.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")

@@ -1,0 +1,155 @@
+"""The real engine behind the real service: a whole chain, a killed worker, a cancel, and data that cannot be trained
+on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from posttrain.service.proto import gates_pb2, jobs_pb2, models_pb2
+
+from .asking import GATE, refused, submit, upload
+from .serving import PROJECT, Server
+from .test_chain import promotions, versions_of
+from .test_jobs import children_of
+from .test_recovery import worker_of
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 240.0
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "ift",
+        "base": "tiny@1",
+        "output": "bot",
+        "data": [{"dataset": "sums@1"}],
+        "seed": 3,
+        "dtype": "float32",
+        "batch": {"num_rows": 4, "max_tokens": 128},
+        "optimizer": {"learning_rate": 1e-3},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, seeded_home: Path) -> Iterator[Server]:
+    home = Path(copytree(seeded_home, tmp_path_factory.mktemp("real") / "home"))
+    server = Server(home, settings={"workers": 2}).start()
+    yield server
+    server.close()
+
+
+def points(server: Server, job: jobs_pb2.Job) -> dict[int, tuple[int, dict[str, float]]]:
+    """Step -> (newest attempt, values)."""
+    request = jobs_pb2.ListJobMetricsRequest(parent=job.name, page_size=1000)
+    return {p.step: (p.attempt, dict(p.values)) for p in server.jobs.ListJobMetrics(request).points}
+
+
+def test_a_whole_chain(real: Server) -> None:
+    job = submit(real, spec(then=GATE))
+    answers = list(real.jobs.WatchJobs(jobs_pb2.WatchJobsRequest(name=job.name), timeout=PATIENCE_S))
+    done = answers[-1].job
+    assert (done.state, done.chain.step) == (jobs_pb2.SUCCEEDED, jobs_pb2.DONE), done.chain
+    (version,) = [version for version in versions_of(real) if version.job == job.name]
+    assert (version.role, version.form, version.parent) == ("instruct", "full", "tiny@1")
+    assert version.template_digest
+    assert version.spec_sha256 == job.spec_sha256
+    templates = sorted(child.spec.evaluate.template.WhichOneof("type") for child in children_of(real, job))
+    assert templates == ["own", "plain", "version"]
+    # Six steps of a random model learn nothing: the verdict is honest about it, and the refusal is on record.
+    gate = real.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert gate.verdict == gates_pb2.FAIL
+    assert [promotion.outcome for promotion in promotions(real)] == [gates_pb2.Promotion.REFUSED]
+    rows = real.evaluations.ListEvalRows(gates_pb2.ListEvalRowsRequest(parent=done.chain.eval_runs[0], page_size=5))
+    assert len(rows.rows) == 5
+    assert rows.next_page_token
+
+
+def test_talking_to_versions(real: Server) -> None:
+    job = submit(real, spec(output="chatty", duration={"type": "steps", "max_steps": 2}))
+    real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    request = models_pb2.SampleModelVersionRequest(
+        name=f"{PROJECT}/models/chatty/versions/1", against="tiny@1", max_new_tokens=5,
+        turns=[models_pb2.ChatTurn(role="user", content="What is 1 plus one?")],
+    )  # fmt: skip
+    answers = list(real.models.SampleModelVersion(request, timeout=PATIENCE_S))
+    assert [answer.version for answer in answers] == ["chatty@1", "tiny@1"]
+    assert all(answer.num_tokens <= 5 and answer.stop_reason in ("stop", "length") for answer in answers)
+
+
+def test_a_worker_killed_in_mid_training_ends_with_the_same_numbers(real: Server) -> None:
+    plan = spec(duration={"type": "steps", "max_steps": 240}, checkpoint={"every_steps": 20}, then={"type": "register"})
+    whole = submit(real, {**plan, "output": "whole"})
+    real.until(whole.name, "SUCCEEDED", timeout_s=PATIENCE_S)
+    broken = submit(real, {**plan, "output": "broken"})
+    worker = worker_of(real, broken)
+    real.wait(lambda: real.get(broken.name).progress.done >= 50, "step 50", PATIENCE_S)
+    os.kill(worker.pid, signal.SIGKILL)
+    done = real.until(broken.name, "SUCCEEDED", timeout_s=PATIENCE_S)
+    assert done.attempt == 2
+    ours, theirs = points(real, broken), points(real, whole)
+    assert set(ours) == set(theirs) == set(range(1, 241))
+    assert {attempt for attempt, _ in ours.values()} == {1, 2}
+    for step in theirs:
+        mine, other = ours[step][1], theirs[step][1]
+        assert (mine["loss"], mine["grad_norm"]) == (other["loss"], other["grad_norm"]), f"step {step}"
+    records = {}
+    for job, attempt in ((whole, 1), (broken, 2)):
+        folder = real.home / "jobs" / job.name.rpartition("/")[2] / "attempts" / str(attempt)
+        records[attempt] = json.loads((folder / "exit.json").read_text())["summary"]["loss"]
+    assert repr(records[1]) == repr(records[2])
+    real.until_chain(broken.name, "DONE")
+    digests = {version.weights_digest for model in ("whole", "broken") for version in versions_of(real, model)}
+    assert len(digests) == 1, "the same weights, bit by bit"
+
+
+def test_cancelling_in_mid_training(real: Server) -> None:
+    job = submit(real, spec(duration={"type": "steps", "max_steps": 100000}))
+    real.wait(lambda: real.get(job.name).progress.done >= 3, "some steps", PATIENCE_S)
+    real.jobs.CancelJob(jobs_pb2.CancelJobRequest(name=job.name))
+    done = real.until(job.name, "CANCELLED", timeout_s=PATIENCE_S)
+    assert (done.attempt, done.termination_reason) == (1, "CANCELLED")
+    folder = real.home / "jobs" / job.name.rpartition("/")[2] / "attempts/1"
+    assert json.loads((folder / "exit.json").read_text())["status"] == "cancelled", "it stopped by itself when asked"
+
+
+def test_a_row_longer_than_the_context_fails_by_its_number(real: Server) -> None:
+    rows = [{"prompt": "short", "completion": "yes"}, {"prompt": "word " * 400, "completion": "no"}]
+    made = upload(real, "".join(json.dumps(row) + "\n" for row in rows).encode(), "long")
+    real.datasets.SealDataset(type_of_seal(made.name))
+    job = submit(real, spec(data=[{"dataset": made.ref}]))
+    done = real.until(job.name, "FAILED", timeout_s=PATIENCE_S)
+    assert done.error.code == "ROW_TOO_LONG"
+    assert "row 2" in done.error.message
+    assert done.error.hint
+    assert done.chain.step == jobs_pb2.CHAIN_FAILED
+
+
+def type_of_seal(name: str) -> Any:
+    from posttrain.service.proto import datasets_pb2
+
+    return datasets_pb2.SealDatasetRequest(name=name)
+
+
+def test_a_template_that_is_not_there_fails_by_name(real: Server) -> None:
+    job = submit(real, spec(template={"type": "own"}))
+    done = real.until(job.name, "FAILED", timeout_s=PATIENCE_S)
+    assert done.error.code == "BAD_TEMPLATE"
+
+
+def test_a_version_without_a_template_cannot_be_asked_under_its_own(real: Server) -> None:
+    job = submit(real, {"kind": "evaluate", "version": "tiny@1", "suites": ["sums"]})
+    done = real.until(job.name, "FAILED", timeout_s=PATIENCE_S)
+    assert done.error.code == "BAD_TEMPLATE"
+    with refused() as said:
+        real.gates.CreateGateRun(gates_pb2.CreateGateRunRequest(parent=PROJECT, candidate="tiny@1", policy="tiny"))
+    assert said.code == "FAILED_PRECONDITION"
