@@ -1,1 +1,1 @@
-"""Post-training engine: data, packed batches, losses, methods, the training loop, rollouts. Imports no other package."""
+"""Post-training engine: data, packed batches, losses, methods, training loop, rollouts. Imports no other package."""
