@@ -181,12 +181,6 @@ def _why(gate: GateRunRecord) -> list[Unmet]:
     for reason in report.reasons:
         metric = "/".join(part for part in (reason.suite, reason.metric) if part)
         found.append(Unmet(reason.code, metric or gate.id, reason.message, metric, reason.baseline))
-    for result in report.results:
-        if result.verdict not in ("PASS", "SKIPPED"):
-            metric = f"{result.suite}/{result.metric}"
-            found.append(
-                Unmet(result.rule.upper(), metric, f"{result.text}: {result.message}", metric, result.baseline)
-            )
     return found
 
 

@@ -7,7 +7,7 @@
 
 Every call into the registry is idempotent and every step is a compare-and-swap, so a server that dies anywhere finishes
 the chain once, and a cancel wins or loses as a whole. A version that has no template of its own (a base) is evaluated
-under the candidate's, and once more by a plain few-shot prompt, which is kept on record and decides nothing.
+under the candidate's, and a sample once more by a plain few-shot prompt, which is kept on record and decides nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ IDLE_S = 2.0
 MAX_SURPRISES = 5
 SIDES = ("candidate", "parent", "champion")
 PLAIN = "parent_plain"
+PLAIN_MAX_ROWS = 100  # stratified, per task: enough to tell a lack of skill from an untrained template
 log = logging.getLogger(__name__)
 
 
@@ -197,10 +198,11 @@ class ChainRunner:
             sides["champion"] = versions.get_version(tx, self._project, champion)
         wanted: dict[str, EvaluateSpec] = {}
 
-        def ask(side: str, version: VersionRecord, template: EvalTemplate) -> None:
+        def ask(side: str, version: VersionRecord, template: EvalTemplate, max_rows: int = 0) -> None:
+            what = f"{version.ref} for {candidate.ref}{', plain prompt' if max_rows else ''}"
             wanted[side] = EvaluateSpec(
-                display_name=f"{version.ref} for {candidate.ref}", version=version.ref, suites=then.suites,
-                template=template, shard=policy.shard, dtype=spec.dtype, timeout_s=spec.timeout_s,
+                display_name=what, version=version.ref, suites=then.suites, template=template, shard=policy.shard,
+                max_rows=max_rows, dtype=spec.dtype, timeout_s=spec.timeout_s,
             )  # fmt: skip
 
         for side, version in sides.items():
@@ -209,7 +211,7 @@ class ChainRunner:
             else:
                 ask(side, version, VersionEvalTemplate(version=candidate.ref))
         if "parent" in sides and not sides["parent"].template_digest:
-            ask(PLAIN, sides["parent"], PlainEvalTemplate(num_shots=num_shots))
+            ask(PLAIN, sides["parent"], PlainEvalTemplate(num_shots=num_shots), PLAIN_MAX_ROWS)
         return wanted
 
     def _num_shots(self, suite_names: list[str]) -> int:

@@ -38,12 +38,16 @@ class DatasetCalls(Calls):
         Raises:
             OSError: the file cannot be read.
         """
-        header = datasets_pb2.UploadHeader(
-            parent=self.names.parent, dataset=dataset, request_id=request_id or new_request_id(), source=source
-        )
         file = await asyncio.to_thread(open, path, "rb")
         try:
             total = os.fstat(file.fileno()).st_size
+            header = datasets_pb2.UploadHeader(
+                parent=self.names.parent,
+                dataset=dataset,
+                request_id=request_id or new_request_id(),
+                source=source,
+                num_bytes=total,
+            )
 
             async def parts() -> AsyncIterator[datasets_pb2.UploadDatasetRequest]:
                 yield datasets_pb2.UploadDatasetRequest(header=header)

@@ -26,7 +26,7 @@ TRAINING_ROWS = {
 }  # fmt: skip
 MAX_NEW_TOKENS = {
     "instruction_following": 48, "conversation": 24, "reasoning": 48, "refusal.harmful": 32, "refusal.harmless": 24,
-    "tool_use.call": 64, "tool_use.no_call": 24,
+    "tool_use.call": 64, "tool_use.no_call": 64,
 }  # fmt: skip
 DESCRIPTIONS = {
     "instruction_following": "Short texts under constraints that a program verifies: words, case, lists, JSON, marks.",
