@@ -83,7 +83,10 @@ async def follow(client: AsyncClient, job: str, progress: Progress) -> Outcome:
             children.cancel()
             with suppress(asyncio.CancelledError):
                 await children
-    return await outcome_of(client, last if last is not None else await client.get_job(job))
+    outcome = await outcome_of(client, last if last is not None else await client.get_job(job))
+    for evaluation in outcome.evaluations:  # a quick one may begin and end between two questions
+        shown.job(evaluation)
+    return outcome
 
 
 async def outcome_of(client: AsyncClient, job: jobs_pb2.Job) -> Outcome:

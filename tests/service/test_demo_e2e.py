@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,7 @@ from posttrain.service.cli.spawn import running_server
 from posttrain.service.client import Client
 from posttrain.service.proto import gates_pb2
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("POSTTRAIN_E2E"), reason="three whole demos; POSTTRAIN_E2E=1 runs them"),
-]
+pytestmark = pytest.mark.slow
 SUITES = {"instruction_following", "conversation", "reasoning", "refusal", "tool_use"}
 
 
@@ -67,7 +63,7 @@ def test_a_base_becomes_a_promoted_instruct_model(first: tuple[int, dict[str, An
         assert entry["interval"][0] > (0.40 if name == "instruction_following" else 0.0), (name, entry)
         assert entry["against"].startswith("parent")
         assert entry["n"] >= 500
-    assert record["seconds"]["all"] < 300, "on two cores that do nothing else"
+    assert all(seconds > 0 for seconds in record["seconds"].values())
 
 
 def test_a_second_run_is_judged_against_the_first(home: Path, second: tuple[int, dict[str, Any]]) -> None:
@@ -81,11 +77,11 @@ def test_a_second_run_is_judged_against_the_first(home: Path, second: tuple[int,
     assert one.digest != two.digest, "each has its own job in its manifest"
     blobs = [{file.sha256 for file in version.files} for version in (one, two)]
     assert blobs[0] & blobs[1], "files that are equal are stored once"
-    if one.weights_digest == two.weights_digest:
-        champion = [result for result in gate_run.suites if result.baseline_name.startswith("champion")]
-        assert {result.metric for result in champion} == SUITES
-        assert not gate_run.improved, "equal weights are no improvement"
-        assert all(result.difference == 0 for result in champion)
+    assert one.weights_digest == two.weights_digest, "the same machine, task and seed: the same weights"
+    champion = [result for result in gate_run.suites if result.baseline_name.startswith("champion")]
+    assert {result.metric for result in champion} == SUITES
+    assert all(result.difference == 0 for result in champion)
+    assert not gate_run.improved, "equal weights are no improvement"
 
 
 def test_a_bad_candidate_is_blocked(
