@@ -24,7 +24,7 @@ from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, 
 from posttrain.engine.data.encode import Encoder, Row, fit
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.embeddings import init_rows, resize_rows
-from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, OverlongRowError
+from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
 from posttrain.engine.events import ExitRecord, Note, Phase, Progress
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import METHODS, Models, SftMethod
@@ -156,11 +156,13 @@ class _Attempt:
                 self.events(Progress(phase="data", done=num_read, total=num_lines))
         if overlong:
             shown = ", ".join(f"row {row.number} ({len(row)})" for row in overlong[:5])
-            kept_none = self.task.spec.batch.overlong == "truncate"
-            reason = "and cut to that no trained token is left" if kept_none else "and batch.overlong is refuse"
-            raise OverlongRowError(
-                f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens {reason}: {shown}"
-            )
+            what = f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens"
+            if self.task.spec.batch.overlong == "truncate":
+                raise MaskedLabelsError(
+                    f"{what} and cut to that no trained token is left: {shown}",
+                    hint="raise batch.max_tokens up to the model's context, or shorten the prompts of these rows",
+                )
+            raise OverlongRowError(f"{what} and batch.overlong is refuse: {shown}")
         if not rows:
             raise EmptyDatasetError(f"{dataset.ref}: no rows")
         if num_cut:

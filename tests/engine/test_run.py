@@ -381,7 +381,9 @@ def test_overlong_rows(tmp_path: Path) -> None:
     record = failed(wide, tmp_path / "a3")
     assert "longer than 256 tokens" in record.message
     hopeless = with_task(task, spec={**task.spec.model_dump(), "batch": {**batch, "max_tokens": 20}})
-    assert "no trained token is left" in failed(hopeless, tmp_path / "a4").message
+    record = failed(hopeless, tmp_path / "a4")
+    assert record.code == "ALL_LABELS_MASKED"
+    assert "no trained token is left" in record.message
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,16 @@ def test_a_row_longer_than_the_context_fails_by_its_number(real: Server) -> None
     assert done.chain.step == jobs_pb2.CHAIN_FAILED
 
 
+def test_rows_whose_labels_are_all_masked_fail_by_their_number(real: Server) -> None:
+    job = submit(real, spec(batch={"num_rows": 4, "max_tokens": 4, "overlong": "truncate"}))
+    done = real.until(job.name, "FAILED", timeout_s=PATIENCE_S)
+    assert done.error.code == "ALL_LABELS_MASKED"
+    assert "no trained token is left: row 1 (" in done.error.message
+    assert "batch.max_tokens" in done.error.hint
+    assert done.progress.phase == "data", "no step was taken"
+    assert job.name not in {version.job for version in versions_of(real, "bot")}
+
+
 def type_of_seal(name: str) -> Any:
     from posttrain.service.proto import datasets_pb2
 
