@@ -45,7 +45,7 @@ class RegistryError(EngineError):
 
 class NotFoundError(RegistryError, LookupError):
     code = "NOT_FOUND"
-    hint = "list what there is: `posttrain models list`, `datasets list`, `jobs list`"
+    hint = "list what there is: `posttrain models list`, `datasets list`, `suites list`, `jobs list`"
 
 
 class AlreadyExistsError(RegistryError, ValueError):
