@@ -42,10 +42,10 @@ from posttrain.registry.tables import AliasRecord, ChainRecord, JobRecord, Versi
 from posttrain.service import lifecycle, states
 from posttrain.service.core import Core
 from posttrain.service.errors import ChainError
+from posttrain.service.loops import IDLE_S, StoreLoop
 from posttrain.service.states import JobEvent
 
 ACTOR = "chain"
-IDLE_S = 2.0
 MAX_SURPRISES = 5
 SIDES = ("candidate", "parent", "champion")
 PLAIN = "parent_plain"
@@ -289,32 +289,13 @@ async def _give_up(core: Core, project: str, job_id: str, code: str, message: st
     return True
 
 
-class Chains:
-    """Runs every open chain whose training is over."""
+class Chains(StoreLoop):
+    """Runs every open chain whose training is over; the next server takes them up where they stand."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+    NAME = "chains"
 
-    async def run(self) -> None:
-        """Until it is cancelled; the next server takes the chains up where they stand."""
-        try:
-            while True:
-                ticket = self._core.bell.ticket()
-                try:
-                    await self._tick()
-                except Exception:
-                    log.exception("looking for chains failed")
-                    self._core.metrics.loop_errors.labels("chains").inc()
-                await self._core.bell.wait(ticket, IDLE_S)
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def _tick(self) -> None:
+    async def tick(self) -> None:
         chains = await self._core.read(lambda tx: tx.open_chains())
-        self._tasks = {job: task for job, task in self._tasks.items() if not task.done()}
         for chain in chains:
             if chain.step != "TRAIN" and chain.job not in self._tasks:
                 work = run_chain(self._core, chain.project, chain.job)

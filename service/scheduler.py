@@ -12,40 +12,26 @@ from posttrain.registry.tables import JobRecord
 from posttrain.service import lifecycle, states
 from posttrain.service.core import Core
 from posttrain.service.executors.base import Executor
+from posttrain.service.loops import StoreLoop
 from posttrain.service.supervisor import look_after
 
 log = logging.getLogger(__name__)
-IDLE_S = 2.0
 
 
-class Scheduler:
+class Scheduler(StoreLoop):
+    """Starts and supervises; when it is cancelled the workers go on."""
+
+    NAME = "scheduler"
+
     def __init__(self, core: Core, executor: Executor) -> None:
-        self._core = core
+        super().__init__(core)
         self._executor = executor
-        self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def run(self) -> None:
-        """Until it is cancelled; the workers go on."""
-        try:
-            while True:
-                ticket = self._core.bell.ticket()
-                try:
-                    await self._tick()
-                except Exception:
-                    log.exception("scheduling failed")
-                    self._core.metrics.loop_errors.labels("scheduler").inc()
-                await self._core.bell.wait(ticket, IDLE_S)
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def _tick(self) -> None:
+    async def tick(self) -> None:
         jobs = await self._core.read(
             lambda tx: tx.jobs_in([state for state in states.STATES if state not in states.TERMINAL])
         )
         self._count(jobs)
-        self._tasks = {job_id: task for job_id, task in self._tasks.items() if not task.done()}
         active = [job for job in jobs if job.state in states.ACTIVE]
         queued = [job for job in jobs if job.state == states.QUEUED]
         for job in active:
