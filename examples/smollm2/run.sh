@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${POSTTRAIN_DATA:?set it to the folder with ifeval/, xstest/, gsm8k/ and llamafactory_demo/}"
 export POSTTRAIN_DATA
-export POSTTRAIN_HOME=${POSTTRAIN_HOME:-$PWD/.smollm2}
+export POSTTRAIN_HOME=${POSTTRAIN_HOME:-$PWD/.walkthrough}
 export PATH=$PWD/.venv/bin:$PATH
 rows=200 tokens=256
 fetched=$POSTTRAIN_HOME/fetched
