@@ -10,6 +10,7 @@ Shape suffixes: T packed tokens, N positions, D model width, V vocabulary, B row
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,10 +160,34 @@ def context_of(config: Any) -> int:
 
 
 def check_input(source: ModelInput) -> None:
-    """Checks the folders of a model and of its adapters; see `posttrain.engine.weights`."""
+    """Checks the folders of a model and of its adapters; see `posttrain.engine.weights`.
+
+    Raises:
+        ModelError (and below): a file is missing, not the recorded one, or not safe to load.
+    """
     check_model_folder(Path(source.path))
     for adapter in source.adapters:
         check_adapter_folder(Path(adapter))
+    check_unchanged(source)
+
+
+def check_unchanged(source: ModelInput) -> None:
+    """Hashes the model's files.
+
+    Raises:
+        ModelError: one of them is not what was recorded.
+    """
+    for name, sha256 in source.files.items():
+        try:
+            with open(name, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{source.ref}: {Path(name).name}: {error.strerror}") from error
+        if digest != sha256:
+            raise ModelError(
+                f"{source.ref}: {Path(name).name} was changed after it was registered",
+                hint="run the job again: the files are laid out anew from the store",
+            )
 
 
 def load_config(source: ModelInput) -> Any:

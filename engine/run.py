@@ -32,6 +32,7 @@ from posttrain.engine.models import (
     LanguageModel,
     check_exactness,
     check_input,
+    check_unchanged,
     context_of,
     default_device,
     load_config,
@@ -112,6 +113,7 @@ class _Attempt:
         counters = trainer.run()
         seconds = time.monotonic() - started
 
+        check_unchanged(base)
         self._phase("saving")
         self._save(model, peft, tokenizer)
         return {

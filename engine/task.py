@@ -30,7 +30,7 @@ class ModelInput(Option):
     """A model on disk: a Hugging Face folder of full weights, and adapters to lay over it, oldest first.
 
     `digest` is the version's manifest digest; `weights_digest` covers the weight files only, so equal weights have
-    equal digests whatever job made them.
+    equal digests whatever job made them. `files` has the sha256 of every file by its path; a worker hashes them itself.
     """
 
     ref: str
@@ -38,6 +38,7 @@ class ModelInput(Option):
     adapters: list[str] = Field(default_factory=list)
     digest: str
     weights_digest: str
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class DatasetInput(Option):

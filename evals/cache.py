@@ -1,13 +1,17 @@
 """Answers on disk, so that a parent or a champion is asked once. Files, written atomically; a damaged entry is a miss.
 
-The key covers everything that an answer depends on: weights, tokenizer, template, rendered prompt, settings, dtype and
-package versions. Scores are not cached: a scorer is quick, and a stored score would outlive its scorer.
+The key covers everything that an answer depends on: the version with all its files (config and tokenizer as well as
+weights), template, rendered prompt, settings, dtype and package versions. Scores are not cached: a scorer is quick, and
+a stored score would outlive its scorer. An entry is signed with a key that only its owner can read, so that writing
+files into the folder is not enough to put words into a model's mouth.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import hmac
+import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,43 +23,25 @@ from posttrain.engine.events import write_atomic
 from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.evals.rows import Digest, Record, StopReason
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
+SECRET_FILE = "secret"
+SECRET_BYTES = 32
 
 
 class CachedAnswer(Record):
-    """An answer as it was generated. `check` is the sha256 of the other fields."""
+    """An answer as it was generated. `signature` is the HMAC-SHA256 (RFC 2104) of the other fields."""
 
     key: Digest
     text: str
     stop_reason: StopReason
     num_tokens: int
-    check: Digest
-
-    @classmethod
-    def of(cls, key: str, text: str, stop_reason: StopReason, num_tokens: int) -> CachedAnswer:
-        fields: dict[str, Any] = {"key": key, "text": text, "stop_reason": stop_reason, "num_tokens": num_tokens}
-        return cls(**fields, check=sha256_text(canonical_json(fields)))
-
-    @property
-    def is_sound(self) -> bool:
-        return self.check == sha256_text(canonical_json(self.model_dump(exclude={"check"})))
+    signature: Digest
 
 
 @dataclass(frozen=True)
 class AnswerKey:
     """What all answers of one evaluation share; `of` adds a prompt and its settings."""
 
-    weights_digest: str
-    tokenizer_digest: str
+    manifest_digest: str
     template_digest: str
     dtype: str
     packages: dict[str, str]
@@ -66,8 +52,7 @@ class AnswerKey:
         return sha256_text(
             canonical_json(
                 {
-                    "weights": self.weights_digest,
-                    "tokenizer": self.tokenizer_digest,
+                    "manifest": self.manifest_digest,
                     "template": self.template_digest,
                     "prompt": sha256_text(prompt),
                     "ids": ids_digest,
@@ -83,36 +68,53 @@ class AnswerCache:
     """A folder of answers, one JSON file each, in 256 subfolders by the key's first two digits."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises OSError: the folder's secret can be neither read nor made."""
         self._folder = folder
+        self._secret = _secret_of(folder)
 
     def get(self, key: str) -> CachedAnswer | None:
-        """The answer, or None where there is none or the file is damaged."""
+        """The answer, or None where there is none, or the file is damaged or signed by somebody else."""
         try:
             answer = CachedAnswer.model_validate_json(self._path(key).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        return answer if answer.key == key and answer.is_sound else None
+        signature = self._sign(answer.model_dump(exclude={"signature"}))
+        return answer if answer.key == key and hmac.compare_digest(answer.signature, signature) else None
 
-    def put(self, answer: CachedAnswer) -> None:
+    def put(self, key: str, text: str, stop_reason: StopReason, num_tokens: int) -> None:
         """Stores an answer, over a damaged one if need be.
 
         Raises:
             OSError: the disk is full or not writable.
         """
-        path = self._path(answer.key)
+        fields: dict[str, Any] = {"key": key, "text": text, "stop_reason": stop_reason, "num_tokens": num_tokens}
+        answer = CachedAnswer(**fields, signature=self._sign(fields))
+        path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, canonical_json(answer).encode())
+
+    def _sign(self, fields: dict[str, Any]) -> str:
+        return hmac.new(self._secret, canonical_json(fields).encode(), hashlib.sha256).hexdigest()
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"
 
 
-def tokenizer_digest(folders: Sequence[Path]) -> str:
-    """Hex sha256 over the tokenizer's files in a model's folder and in its adapters' folders."""
-    found = {
-        f"{number}/{name}": hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for number, folder in enumerate(folders)
-        for name in TOKENIZER_FILES
-        if (folder / name).is_file()
-    }
-    return sha256_text(json.dumps(found, sort_keys=True))
+def _secret_of(folder: Path) -> bytes:
+    """The folder's secret, made by whoever comes first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SECRET_FILE
+    if not path.exists():
+        own = folder / f".{SECRET_FILE}.{secrets.token_hex(8)}"
+        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(SECRET_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(own, path)  # all of it or nothing, and never over another worker's
+        except FileExistsError:
+            pass  # another worker was first: its secret counts
+        finally:
+            own.unlink()
+    return path.read_bytes()

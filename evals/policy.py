@@ -152,7 +152,16 @@ def load_yaml(text: str, place: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ValueError(f"{place}: {_yaml_problem(error)}") from error
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without the text itself: the file may not be the caller's to read."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        return f"{error.problem or error.context}{where}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def parse_policy(text: str, place: str = "policy") -> Policy:

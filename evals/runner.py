@@ -21,10 +21,10 @@ from posttrain.engine.attempt import Events, ShouldStop, run_attempt
 from posttrain.engine.checkpoint import disk_errors
 from posttrain.engine.errors import CancelledError, ModelError, SpecError
 from posttrain.engine.events import ExitRecord, Note, Phase, Progress, write_atomic
-from posttrain.engine.models import Loaded, load, resolve_dtype
+from posttrain.engine.models import Loaded, check_unchanged, load, resolve_dtype
 from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.engine.task import OUTPUT_FOLDER, EvaluateTask
-from posttrain.evals.cache import AnswerCache, AnswerKey, CachedAnswer, tokenizer_digest
+from posttrain.evals.cache import AnswerCache, AnswerKey
 from posttrain.evals.errors import RowsError, SuiteError
 from posttrain.evals.lm import Answer, PosttrainLM
 from posttrain.evals.loop import build_requests, run_requests
@@ -112,6 +112,7 @@ class _Attempt:
                 _append(file, row)
             waiting = self._take_cached(lm, waiting, owners, key, file)
             self._generate(lm, waiting, owners, key, file)
+        check_unchanged(self.task.model)  # weights may be read as they are needed, not only at loading
         self._phase("saving")
         run = EvalRun(header=header, rows=tuple(self.rows))
         digest = write_rows(path, run)
@@ -215,10 +216,8 @@ class _Attempt:
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _answer_key(self, header: RowsHeader) -> AnswerKey:
-        folders = [Path(self.task.model.path), *map(Path, self.task.model.adapters)]
         return AnswerKey(
-            weights_digest=header.weights_digest,
-            tokenizer_digest=tokenizer_digest(folders),
+            manifest_digest=header.manifest_digest,
             template_digest=header.template.digest,
             dtype=header.dtype,
             packages=header.packages,
@@ -256,9 +255,7 @@ class _Attempt:
                 self.num_generated += 1
                 self.num_new_tokens += answer.num_tokens
                 if cache is not None:
-                    cache.put(
-                        CachedAnswer.of(_key_of(key, lm, instance), str(answer), answer.stop_reason, answer.num_tokens)
-                    )
+                    cache.put(_key_of(key, lm, instance), str(answer), answer.stop_reason, answer.num_tokens)
             self._progress(self.num_generated, force=True)
             if self.should_stop():
                 raise CancelledError(f"stopped after {len(self.rows)} of {self._total} rows")

@@ -50,6 +50,8 @@ def export(store: Store, project: str, ref: str, folder: Path) -> int:
         target.mkdir()
     except FileExistsError:
         raise AlreadyExistsError(f"{target} exists", "name a folder that does not exist") from None
+    except OSError as error:
+        raise InvalidArgumentError(f"{target}: {error.strerror}", "folder", "export to another place") from error
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with full_disk_named(f"exporting {version.ref}"):

@@ -182,7 +182,10 @@ def _convert(source: Path, target: Path) -> None:
         raise ModelError(f"{source.name}: not converted within {CONVERT_TIMEOUT_S} s") from error
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        hint = "install the extra: pip install 'posttrain[gguf]'" if any("gguf" in line for line in lines[-3:]) else ""
+        if lines[-1].startswith("GGUF_EXTRA_MISSING"):
+            hint = "install the extra on the server's machine: pip install 'posttrain[gguf]'"
+        else:
+            hint = "get the file again, or import the model's Hugging Face folder"
         raise ModelError(f"{source.name} cannot be converted: {lines[-1][:500]}", hint)
 
 

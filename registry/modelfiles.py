@@ -70,6 +70,9 @@ def inspect_folder(files: Mapping[str, Path]) -> ModelFolder:
     config = read_json(files[needed])
     if not is_adapter and not any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError("the folder has no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if name in files:
+            read_json(files[name])
     kept = tuple(sorted([*weights, *(name for name in files if _KEPT.fullmatch(name))]))
     return ModelFolder(
         files=kept,

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 
-from sqlmodel import col, select
+from sqlmodel import col, desc, select
 
 from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.evals.errors import PolicyError
@@ -21,7 +21,7 @@ from posttrain.evals.report import parse_report
 from posttrain.registry import aliases
 from posttrain.registry.errors import PromotionRefusedError, TamperedError, Unmet
 from posttrain.registry.evaluations import get_run
-from posttrain.registry.gates import get_gate_run, newest_gate_run, recheck
+from posttrain.registry.gates import get_gate_run, newest_gate_run, recheck, stored_policy
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import check_alias, shown
 from posttrain.registry.store import Store
@@ -159,6 +159,7 @@ def _check_records(
     if gate.verdict != "PASS":
         found += _why(gate)
     found += _check_champion(tx, candidate, gate, current)
+    found += _check_guard(tx, candidate, gate)
     found += _check_suites(tx, gate)
     return found
 
@@ -195,16 +196,33 @@ def _check_champion(
         found.append(Unmet("STALE", gate.id, f"the alias now names {now}, which {gate.id} did not judge against"))
     if champion is not None and champion.id == candidate.id:
         found.append(Unmet("ALREADY_NAMED", candidate.ref, f"the alias names {candidate.ref} already"))
-    guard = _guard(tx, candidate, gate.alias)
-    if guard and guard != gate.policy:
-        message = f"{candidate.model}@{gate.alias} is guarded by policy {guard}, not by {gate.policy}"
-        found.append(Unmet("WRONG_POLICY", gate.policy, message))
     return found
 
 
-def _guard(tx: TransactionBase, candidate: VersionRecord, alias: str) -> str:
-    """The policy of the alias's first promotion: a candidate cannot choose a laxer one. Empty: it has none yet."""
-    first = (
+def _check_guard(tx: TransactionBase, candidate: VersionRecord, gate: GateRunRecord) -> list[Unmet]:
+    """An alias is guarded by the policy of its promotions: nobody can choose a laxer one, or change it unseen."""
+    guard = _guard(tx, candidate, gate.alias)
+    if guard is None:
+        return []
+    name = f"{candidate.model}@{gate.alias}"
+    if guard.policy != gate.policy:
+        message = f"{name} is guarded by policy {guard.policy}, not by {gate.policy}"
+        return [Unmet("WRONG_POLICY", gate.policy, message)]
+    if guard.policy_digest == gate.policy_digest:
+        return []
+    try:
+        before, now = (stored_policy(tx, gate.project, run.policy_digest).version for run in (guard, gate))
+    except TamperedError as error:
+        return [Unmet("TAMPERED", gate.policy, str(error))]
+    if now <= before:
+        message = f"policy {gate.policy} is not what last moved {name}, but its version is still {now}"
+        return [Unmet("POLICY_CHANGED", gate.policy, f"{message}: raise its version, so that the change is on record")]
+    return []
+
+
+def _guard(tx: TransactionBase, candidate: VersionRecord, alias: str) -> GateRunRecord | None:
+    """The gate run of the alias's newest promotion; None: it has had none."""
+    newest = (
         select(PromotionRecord)
         .where(
             PromotionRecord.project == candidate.project,
@@ -212,11 +230,11 @@ def _guard(tx: TransactionBase, candidate: VersionRecord, alias: str) -> str:
             PromotionRecord.alias == alias,
             PromotionRecord.outcome == APPLIED,
         )
-        .order_by(col(PromotionRecord.seq))
+        .order_by(desc(col(PromotionRecord.seq)))
         .limit(1)
     )
-    found = tx.session.exec(first).first()
-    return get_gate_run(tx, candidate.project, found.gate_run).policy if found and found.gate_run else ""
+    found = tx.session.exec(newest).first()
+    return get_gate_run(tx, candidate.project, found.gate_run) if found and found.gate_run else None
 
 
 def _check_suites(tx: TransactionBase, gate: GateRunRecord) -> list[Unmet]:

@@ -10,7 +10,14 @@ from pathlib import Path
 from sqlmodel import col, desc, select
 
 from posttrain.engine.task import SuiteInput
-from posttrain.evals.suites.load import Suite, builtin_suites, load_suite, pack_suite, read_manifest
+from posttrain.evals.suites.load import (
+    Suite,
+    builtin_suites,
+    load_suite,
+    pack_suite,
+    read_manifest,
+    version_order,
+)
 from posttrain.registry.artifacts import scan_folder
 from posttrain.registry.errors import AlreadyExistsError, InvalidArgumentError
 from posttrain.registry.refs import shown
@@ -28,7 +35,8 @@ def add_suite(store: Store, project: str, manifest: Path, root: str = "", actor:
     Raises:
         InvalidArgumentError: a root for a manifest that has its sources beside it.
         SuiteError: it cannot be used.
-        AlreadyExistsError: this version of it has other content, or the package ships a suite of this name.
+        AlreadyExistsError: this version of it has other content, there is a higher one, or the package ships a suite of
+        this name.
         DiskFullError: no space left.
     """
     environment: Mapping[str, str] = os.environ
@@ -58,14 +66,20 @@ def _register(store: Store, project: str, suite: Suite, source: str, actor: str)
         shutil.rmtree(folder, ignore_errors=True)
     with store.transaction(actor) as tx:
         known = select(SuiteRecord).where(SuiteRecord.project == project, SuiteRecord.name == suite.name)
-        for record in tx.session.exec(known).all():
+        records = tx.session.exec(known).all()
+        for record in records:
             if record.version == suite.version and record.digest == suite.digest:
                 return record
+        for record in records:
             if record.version == suite.version:
                 hint = "content changed: raise the version in the manifest"
                 raise AlreadyExistsError(f"suite {suite.name} {suite.version} has other content", hint)
             if record.source == "builtin" and source != "builtin":
                 raise AlreadyExistsError(f"the package ships a suite {suite.name}", "give yours another name")
+            # An older package on the same data folder brings its own suites back.
+            if source != "builtin" and version_order(record.version) >= version_order(suite.version):
+                message = f"suite {suite.name} has version {record.version}, which is not below {suite.version}"
+                raise AlreadyExistsError(message, "raise the version in the manifest")
         record = tx.add(
             SuiteRecord(
                 project=project,

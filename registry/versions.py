@@ -285,13 +285,15 @@ def model_input(store: Store, project: str, ref: str) -> ModelInput:
         while chain[-1][1].form == "adapter":
             parent = version_by_id(tx, chain[-1][0].parent)
             chain.append((parent, checked_manifest(tx, parent)))
-    paths = [str(store.artifacts.materialise(manifest.digests)) for _, manifest in reversed(chain)]
+    folders = [(store.artifacts.materialise(manifest.digests), manifest.digests) for _, manifest in reversed(chain)]
+    paths = [str(folder) for folder, _ in folders]
     return ModelInput(
         ref=version.ref,
         path=paths[0],
         adapters=paths[1:],
         digest=version.digest,
         weights_digest=version.weights_digest,
+        files={str(folder / name): sha256 for folder, digests in folders for name, sha256 in digests.items()},
     )
 
 

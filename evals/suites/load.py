@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from posttrain.evals.scorers import SCORERS, ScorerName
 from posttrain.evals.suites.sources import FORMATS, Example, SourceFormat
 
 SUFFIX = ".suite.yaml"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_SOURCE_BYTES = 1 << 30
 DATA = Path(__file__).parent / "data"
 
 
@@ -95,7 +98,7 @@ class TaskManifest(Part):
 
 class Manifest(Part):
     name: Name
-    version: Annotated[str, Field(min_length=1, max_length=64)]
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$")]  # numbers with dots; it only rises
     description: str = ""
     root_variable: Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9_]*)?$")] = Field(
         "",
@@ -151,6 +154,14 @@ def manifest_digest(manifest: Manifest) -> str:
     return sha256_text(canonical_json(manifest.model_dump(mode="json", exclude={"root_variable"})))
 
 
+def version_order(version: str) -> tuple[int, ...]:
+    """What versions are compared by: 1.10 is above 1.9, and 1 is 1.0."""
+    numbers = [int(part) for part in version.split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
 def builtin_suites() -> list[str]:
     """Names of the suites that the package ships, sorted."""
     return sorted(path.name.removesuffix(SUFFIX) for path in DATA.glob(f"*{SUFFIX}"))
@@ -162,8 +173,10 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         SuiteError: not readable, not YAML, an unknown field, a wrong type, or a name other than the file's.
     """
+    if not path.name.endswith(SUFFIX):
+        raise SuiteError(f"{path}: a suite's manifest is named NAME{SUFFIX}")
     try:
-        data = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        data = load_yaml(_read(path, MAX_MANIFEST_BYTES).decode("utf-8"), str(path))
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -251,8 +264,24 @@ def _locate(path: Path, manifest: Manifest, relative: str, environment: Mapping[
     raise SuiteError(f"{path}: the source {relative} is not there{hint}")
 
 
+def _read(path: Path, limit: int) -> bytes:
+    """An ordinary file of at most `limit` bytes: neither a pipe, which would wait for ever, nor an endless device.
+
+    Raises:
+        SuiteError, OSError
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SuiteError(f"{path}: not an ordinary file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise SuiteError(f"{path}: larger than {limit} bytes")
+    return content
+
+
 def _read_pinned(path: Path, source: Source) -> bytes:
-    content = path.read_bytes()
+    content = _read(path, MAX_SOURCE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
     if digest != source.sha256:
         raise SuiteError(f"{path}: sha256 is {digest}, the manifest pins {source.sha256}")

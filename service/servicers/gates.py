@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from posttrain.service import names, views
 from posttrain.service.core import Core
 from posttrain.service.proto import gates_pb2, gates_pb2_grpc
 
+log = logging.getLogger(__name__)
 _REASON_CHARACTERS = 1000
 _PATH_CHARACTERS = 4096
 
@@ -76,6 +78,7 @@ class GatesServicer(gates_pb2_grpc.GatesServicer):  # type: ignore[misc]
             self._core.store, project, request.candidate, policy, request.alias or "production",
         )  # fmt: skip
         self._core.metrics.verdicts.labels(record.verdict).inc()
+        log.info("verdict", extra={"gate_run": record.id, "verdict": record.verdict, "policy": record.policy})
         return await self._core.read(lambda tx: views.gate_message(tx, record))
 
     async def GetGateRun(self, request: gates_pb2.GetGateRunRequest, context: Any) -> gates_pb2.GateRun:  # noqa: N802
@@ -116,9 +119,11 @@ class PromotionsServicer(gates_pb2_grpc.PromotionsServicer):  # type: ignore[mis
             expected_etag=request.expected_alias_etag, request_id=request.request_id,
             validate_only=request.validate_only, policies=self._core.policy,
         )  # fmt: skip
-        self._core.metrics.promotions.labels(record.outcome).inc()
         self._core.bell.ring()
         if not request.validate_only:
+            self._core.metrics.promotions.labels(record.outcome).inc()
+            moved = {"promotion": record.id, "outcome": record.outcome, "model": record.model, "alias": record.alias}
+            log.info("promotion", extra=moved)
             promotion.raise_if_refused(record)
         return await self._core.read(lambda tx: views.promotion_message(tx, record))
 

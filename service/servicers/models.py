@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from posttrain.service.core import Core
 from posttrain.service.proto import models_pb2, models_pb2_grpc
 
 _PATH_CHARACTERS = 4096
+log = logging.getLogger(__name__)
 _REASON_CHARACTERS = 1000
 
 
@@ -99,6 +101,7 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):  # type: ignore[misc]
         record = await self._core.thread(
             aliases.rollback, self._core.store, project, model, alias, reason, etag=request.etag
         )
+        log.info("rollback", extra={"model": model, "alias": alias, "reason": reason})
         self._core.bell.ring()
         return await self._core.read(lambda tx: views.alias_message(tx, record))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 from posttrain.engine.checkers import CHECKERS
 from posttrain.engine.errors import CancelledError
 from posttrain.engine.events import EVENTS_FILE, ExitRecord, Progress, read_events, read_exit
+from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.engine.task import ModelInput
 from posttrain.evals import runner
 from posttrain.evals.gate import run_gate
@@ -130,6 +133,69 @@ def test_cached_answers_are_used_and_a_damaged_one_is_not(evaluate: Evaluate, tm
     third, mended = evaluate(cache=str(cache))
     assert (third.summary["cached"], third.summary["generated"]) == (27, 3)
     assert rows_of(mended).digest == rows_of(folder).digest
+
+
+def test_an_answer_that_somebody_else_wrote_is_a_miss(evaluate: Evaluate, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    _, folder = evaluate(cache=str(cache))
+    path = sorted(cache.rglob("*.json"))[0]
+    entry = json.loads(path.read_text())
+    del entry["signature"]
+    entry["text"] = "fox dog cat cow hen pig"
+    digest = sha256_text(canonical_json(entry))  # what anybody can compute
+    path.write_text(canonical_json({**entry, "signature": digest}))
+    record, again = evaluate(cache=str(cache))
+    assert (record.summary["cached"], record.summary["generated"]) == (29, 1)
+    assert rows_of(again).digest == rows_of(folder).digest
+    assert (cache / "secret").stat().st_mode & 0o777 == 0o600
+    (cache / "secret").write_bytes(b"another")
+    assert evaluate(cache=str(cache))[0].summary["cached"] == 0
+
+
+def test_equal_weights_of_another_version_miss_the_cache(
+    evaluate: Evaluate, tmp_path: Path, models: dict[str, ModelInput]
+) -> None:
+    """Their config may differ, and with it every answer."""
+    cache = str(tmp_path / "cache")
+    evaluate(cache=cache)
+    models["twin"] = models["chat"].model_copy(update={"ref": "bot@2", "digest": "d" * 64})
+    try:
+        assert evaluate("twin", cache=cache)[0].summary["cached"] == 0
+    finally:
+        del models["twin"]
+
+
+@pytest.mark.parametrize("when", ["before", "while it runs"])
+def test_a_model_that_is_changed_under_the_worker_gives_no_rows(
+    evaluate: Evaluate, tmp_path: Path, models: dict[str, ModelInput], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    folder = Path(shutil.copytree(models["chat"].path, tmp_path / "model"))
+    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+    models["copy"] = models["chat"].model_copy(update={"path": str(folder), "files": files})
+
+    def change() -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 3.0}))
+
+    real = runner.load
+
+    def load(*arguments: Any) -> Any:
+        loaded = real(*arguments)
+        change()
+        return loaded
+
+    try:
+        assert evaluate("copy")[0].status == "succeeded"
+        if when == "before":
+            change()
+        else:
+            monkeypatch.setattr(runner, "load", load)
+        record, out = evaluate("copy")
+    finally:
+        del models["copy"]
+    assert (record.status, record.code) == ("failed", "BAD_MODEL")
+    assert "config.json was changed" in record.message
+    assert not (out / "output" / "summary.json").exists()
 
 
 def test_another_model_or_template_or_cap_misses_the_cache(

@@ -131,6 +131,31 @@ def test_names_and_files(tmp_path: Path, suite: Path) -> None:
         read_manifest(renamed)
 
 
+def test_a_manifest_is_an_ordinary_file_of_bounded_size(tmp_path: Path, suite: Path) -> None:
+    pipe, endless, large = (tmp_path / f"{name}.suite.yaml" for name in ("pipe", "endless", "large"))
+    os.mkfifo(pipe)
+    endless.symlink_to("/dev/zero")
+    large.write_bytes(b"#" * (1 << 20) + b"\n")
+    for path, why in ((pipe, "not an ordinary file"), (endless, "not an ordinary file"), (large, "larger than")):
+        with pytest.raises(SuiteError, match=why):
+            read_manifest(path)
+    source = suite.with_name("echo.jsonl")
+    source.unlink()
+    os.mkfifo(source)
+    with pytest.raises(SuiteError, match="is not there"):
+        load_suite(suite)
+
+
+def test_a_file_that_is_no_manifest_is_not_shown(tmp_path: Path) -> None:
+    secret = "aws_secret_access_key = AKIA: [x\n"
+    for name in ("secret.suite.yaml", "credentials"):
+        (tmp_path / name).write_text("[default]\n" + secret)
+        with pytest.raises(SuiteError) as caught:
+            read_manifest(tmp_path / name)
+        assert "AKIA" not in str(caught.value)
+        assert "line" in str(caught.value) or "NAME.suite.yaml" in str(caught.value)
+
+
 @pytest.mark.parametrize("path", ["../echo.jsonl", "/etc/passwd", "a/../../b", "", "..\\echo.jsonl"])
 def test_a_source_outside_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="inside the suite's folder"):

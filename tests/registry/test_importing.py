@@ -81,6 +81,14 @@ def test_pickle_only_weights_are_refused_with_the_way_out(store: Store, tmp_path
     assert list(store.artifacts.blobs.glob("*/*")) == []
 
 
+def test_a_tokenizer_that_is_cut_off_is_refused_at_import(store: Store, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    text = (folder / "tokenizer.json").read_bytes() or b"{}"
+    (folder / "tokenizer.json").write_bytes(text[:-1])
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not JSON"):
+        import_model(store, P, "bot", str(folder))
+
+
 def test_a_pickle_called_safetensors_is_refused(store: Store, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     (folder / "model.safetensors").write_bytes(PICKLE)

@@ -185,6 +185,31 @@ def test_a_laxer_policy_cannot_take_over_a_guarded_alias(world: World) -> None:
     assert refused(world, bad) == {"WRONG_POLICY"}
 
 
+def test_a_policy_that_guards_an_alias_changes_only_with_its_version(world: World) -> None:
+    base = base_of(world)
+    world.gate(first := world.candidate(base))
+    world.promote(first)
+    lax = "name: toy\nversion: {}\nmetrics: [{{suite: toy, metric: toy, min_rows: 2, min_clusters: 2, rules: {}}}]"
+    rules = "[{type: floor, at_least: 0.1}]"
+    second = world.candidate(base, value=2.0)
+    world.policies["toy"] = parse_policy(lax.format(1, rules))
+    assert world.gate(second).verdict == "PASS"
+    assert refused(world, second) == {"POLICY_CHANGED"}
+    world.policies["toy"] = parse_policy(lax.format(2, rules))
+    world.gate(second)
+    assert world.promote(second).outcome == "APPLIED"
+    world.policies["toy"] = parse_policy(lax.format(1, rules))
+    world.gate(first)
+    assert refused(world, first) == {"POLICY_CHANGED"}, "back to an older version is a change too"
+
+
+def test_a_suite_version_only_rises(world: World) -> None:
+    world.suite(version="1.10", question="an easier question")
+    for version in ("1.9", "0.9", "1.10.0"):
+        with pytest.raises(AlreadyExistsError, match="not below"):
+            world.suite(version=version, question="the easiest question")
+
+
 def test_a_renamed_easier_suite_makes_the_verdict_stale(world: World) -> None:
     version = world.candidate(base_of(world))
     world.gate(version)

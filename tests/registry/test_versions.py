@@ -483,6 +483,7 @@ def test_an_export_never_overwrites_and_never_stays_half(
         (tmp_path / "there", AlreadyExistsError),
         (tmp_path / "no" / "where", NotFoundError),
         (world.store.home / "blobs" / "x", InvalidArgumentError),
+        (tmp_path / ("x" * 300), InvalidArgumentError),
     ):
         with pytest.raises(error):
             export(world.store, P, "base@1", target)
