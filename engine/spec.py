@@ -1,7 +1,7 @@
 """Every job option, declared once.
 
-A job is a frozen pydantic model in a union discriminated on `kind`. The protocol messages, `posttrain init`, the
-TUI's form and the option tables in `docs/` all follow these classes; tests compare them. Nothing here imports torch.
+A job is a frozen pydantic model in a union discriminated on `kind`. The protocol messages and `posttrain init` follow
+these classes; tests compare them. Nothing here imports torch.
 
 No field gives a meaning to ``None``: where there is a choice, it is a tagged one (a class per alternative, told apart
 by `type`). Units are in the names (`max_tokens`, `timeout_s`). `spec_digest` identifies a spec by its canonical JSON.

@@ -15,7 +15,7 @@ from posttrain.engine.spec import Option, canonical_json, sha256_text, spec_dige
 from posttrain.engine.task import ModelInput, TrainTask
 from posttrain.registry import datasets, lineage
 from posttrain.registry.artifacts import scan_folder
-from posttrain.registry.errors import BadRefError, InvalidArgumentError, NotFoundError, TamperedError
+from posttrain.registry.errors import InvalidArgumentError, NotFoundError, TamperedError
 from posttrain.registry.modelfiles import ModelFolder, inspect_folder, weights_digest
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import LATEST, check_name, parse_ref
@@ -295,20 +295,3 @@ def model_input(store: Store, project: str, ref: str) -> ModelInput:
         weights_digest=version.weights_digest,
         files={str(folder / name): sha256 for folder, digests in folders for name, sha256 in digests.items()},
     )
-
-
-def check_train_refs(tx: TransactionBase, project: str, base: str, data: list[str]) -> None:
-    """What a training job refers to exists and is sealed.
-
-    Raises:
-        InvalidArgumentError: names the field of the spec.
-    """
-    fields = [("base", base), *((f"data[{number}].dataset", ref) for number, ref in enumerate(data))]
-    for field, ref in fields:
-        try:
-            if field == "base":
-                get_version(tx, project, ref)
-            else:
-                datasets.get_sealed(tx, project, ref)
-        except (BadRefError, NotFoundError, InvalidArgumentError) as error:
-            raise InvalidArgumentError(f"{field}: {error}", field, error.hint) from error

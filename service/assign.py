@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from posttrain.engine.events import ExitRecord, write_atomic
-from posttrain.engine.spec import EvaluateSpec, IftSpec, SftSpec, VersionEvalTemplate, parse_spec
+from posttrain.engine.spec import EvaluateSpec, TrainSpec, VersionEvalTemplate, parse_spec
 from posttrain.engine.task import ASSIGNMENT_FILE, OUTPUT_FOLDER, EvaluateTask, TrainTask, read_assignment
 from posttrain.evals.rows import ROWS_FILE
 from posttrain.registry import datasets, suites, versions
@@ -34,7 +34,7 @@ def prepare(core: Core, job: JobRecord, folder: Path) -> None:
         write_atomic(folder / ASSIGNMENT_FILE, task.model_dump_json(indent=1).encode())
 
 
-def _train_task(store: Store, job: JobRecord, spec: IftSpec | SftSpec) -> TrainTask:
+def _train_task(store: Store, job: JobRecord, spec: TrainSpec) -> TrainTask:
     return TrainTask(
         job=job.id,
         attempt=job.attempt,

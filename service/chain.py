@@ -23,11 +23,10 @@ from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import (
     EvalTemplate,
     EvaluateSpec,
-    IftSpec,
     OwnEvalTemplate,
     PlainEvalTemplate,
-    SftSpec,
     ThenGate,
+    TrainSpec,
     VersionEvalTemplate,
     parse_spec,
     spec_digest,
@@ -82,7 +81,7 @@ class ChainRunner:
     async def _step(self, job: JobRecord, chain: ChainRecord) -> bool:
         """Does the next thing; whether there was nothing to do but wait."""
         spec = parse_spec(json.loads(job.spec_json))
-        assert isinstance(spec, IftSpec | SftSpec)
+        assert isinstance(spec, TrainSpec)
         if chain.step == "REGISTER":
             await self._register(job, chain, spec.then if isinstance(spec.then, ThenGate) else None)
             return False
@@ -119,7 +118,7 @@ class ChainRunner:
                 await self._core.thread(shutil.rmtree, attempt / name, ignore_errors=True)
 
     async def _evaluate(
-        self, job: JobRecord, chain: ChainRecord, spec: IftSpec | SftSpec, then: ThenGate, policy: Policy
+        self, job: JobRecord, chain: ChainRecord, spec: TrainSpec, then: ThenGate, policy: Policy
     ) -> bool:
         def begin(tx: Transaction) -> ChainRecord:
             wanted = self._wanted(tx, chain, spec, then, policy, num_shots)
@@ -183,7 +182,7 @@ class ChainRunner:
         self,
         tx: Transaction,
         chain: ChainRecord,
-        spec: IftSpec | SftSpec,
+        spec: TrainSpec,
         then: ThenGate,
         policy: Policy,
         num_shots: int,

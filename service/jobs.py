@@ -14,9 +14,8 @@ from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
-    IftSpec,
-    SftSpec,
     ThenGate,
+    TrainSpec,
     VersionEvalTemplate,
     canonical_json,
     parse_spec,
@@ -162,7 +161,7 @@ def create(
         return tx.get_job(project, known)
     job = tx.create_job(project, pin(tx, project, spec, policies), parent_job=parent_job)
     tx.remember(project, "SubmitJob", request_id, asked, job.id)
-    if isinstance(spec, IftSpec | SftSpec):
+    if isinstance(spec, TrainSpec):
         tx.start_chain(project, job.id)
     return lifecycle.move(tx, job, JobEvent.ACCEPTED, "accept")
 

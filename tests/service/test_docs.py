@@ -21,7 +21,6 @@ from .serving import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES.remove(ROOT / "docs" / "design.md")  # it says where all this goes, ahead of what there is
 CODE = re.compile(r"^```(?:console|bash|sh)?\n([\s\S]*?)^```$|^ {4}(\S.*)$|`([^`\n]+)`", re.M)
 CONSOLE = re.compile(r"^```console\n([\s\S]*?)^```$", re.M)
 COMMAND = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?posttrain ((?:[a-z-]+ ?)+.*)$")
