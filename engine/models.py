@@ -2,8 +2,9 @@
 
 What a `ForCausalLM` does between its backbone and its logits differs by architecture (Gemma's soft cap,
 arXiv:2408.00118; Cohere's and Granite's scale). `LanguageModel.logits` reproduces those that are known, and
-`check_exactness` compares the packed path with the model's own padded forward on a few tokens at loading, so that an
-architecture which does something else is refused by name and never trained wrong.
+`check_exactness` compares the packed path with the model's own padded forward on a few tokens at loading, one row of
+them longer than the config's windows, so that an architecture which does something else is refused by name and never
+trained wrong.
 
 Shape suffixes: T packed tokens, N positions, D model width, V vocabulary, B rows, L padded length.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +27,19 @@ from posttrain.engine import attention
 from posttrain.engine.attention import Segments
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.embeddings import resize_rows
-from posttrain.engine.errors import ModelError, UnsupportedModelError
+from posttrain.engine.errors import EngineError, ModelError, UnsupportedModelError
 from posttrain.engine.task import ModelInput
 from posttrain.engine.weights import check_adapter_folder, check_model_folder
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+# Where configs say that a token sees a limited number of tokens before it.
+WINDOW_NAMES = (
+    "sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "attention_window_size",
+    "local_attention", "local_attention_window_len", "keep_window_size", "index_topk",
+)  # fmt: skip
+MAX_CHECKED_WINDOW = 2048  # a row of a quarter more is the longest that is computed at loading
+_CHECKED_TAIL = 64  # last positions of that row whose logits are compared
 
 
 @dataclass
@@ -148,7 +158,12 @@ def default_device() -> torch.device:
 
 
 def context_of(config: Any) -> int:
-    """Most positions that the architecture was made for.
+    """Most positions of a row: what the architecture was made for, with longrope (arXiv:2402.13753) what it was
+    before it was stretched.
+
+    transformers rotates a whole pass by longrope's `long_factor` as soon as one row of it exceeds the original
+    context, and by `short_factor` otherwise: up to there a row does not depend on the rows packed beside it, beyond
+    it does.
 
     Raises:
         UnsupportedModelError: the config does not say.
@@ -156,7 +171,26 @@ def context_of(config: Any) -> int:
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if not limit:
         raise UnsupportedModelError(f"{type(config).__name__} names no longest context (max_position_embeddings)")
-    return int(limit)
+    limits = [int(limit)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *(nested for nested in rope.values() if isinstance(nested, dict))):
+        if parameters.get("rope_type") == "longrope":
+            original = parameters.get("original_max_position_embeddings")
+            if not original:
+                raise UnsupportedModelError(f"{type(config).__name__} has longrope without its original context")
+            limits.append(int(original))
+    return min(limits)
+
+
+def windows_of(config: Any) -> dict[str, int]:
+    """What the config names of `WINDOW_NAMES`, in tokens, where it is less than the context: the others limit nothing.
+
+    Raises:
+        UnsupportedModelError: see `context_of`.
+    """
+    context = context_of(config)
+    named = {name: getattr(config, name, None) for name in WINDOW_NAMES}
+    return {name: size for name, size in named.items() if isinstance(size, int) and 0 < size < context}
 
 
 def check_input(source: ModelInput) -> None:
@@ -202,7 +236,7 @@ def load_config(source: ModelInput) -> Any:
     except (OSError, ValueError, KeyError) as error:
         text = json.loads((Path(source.path) / "config.json").read_text("utf-8"))
         kind = text.get("model_type", "without model_type")
-        raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {_first_line(error)}") from None
+        raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {_first_line(error)}") from error
 
 
 def load_tokenizer(source: ModelInput) -> Any:
@@ -248,6 +282,7 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
 
     Raises:
         ModelError (and below): see `check_input` and `load_config`; weights that do not fill the architecture.
+        UnsupportedModelError: the architecture does not leave its attention to others.
     """
     check_input(source)
     config = load_config(source)
@@ -262,9 +297,17 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
             use_safetensors=True,
             output_loading_info=True,
         )
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        name = f"{source.ref}: {', '.join(config.architectures or [])} ({config.model_type})"
+        if isinstance(error, KeyError) and error.args == (attention.NAME,):
+            raise UnsupportedModelError(
+                f"{name} computes attention in its own layers and not through transformers' attention interface, so "
+                "packed rows cannot be kept apart in it"
+            ) from error
         kind = UnsupportedModelError if isinstance(error, ValueError | KeyError | AttributeError) else ModelError
-        raise kind(f"{source.ref} ({config.model_type}): {_first_line(error)}") from None
+        raise kind(f"{name}: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{source.ref}: the weights lack {', '.join(missing[:3])} ({len(missing)} tensors in all)")
@@ -297,29 +340,124 @@ def load(source: ModelInput, dtype: Dtype = "auto", device: torch.device | None 
 def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), seed: int = 0) -> float:
     """Compares packed logits with the model's own padded forward on random tokens; returns the largest difference.
 
-    The difference is measured against the spread of the logits: 1e-3 of it in float32, 8e-2 in bfloat16.
+    The difference is measured against the spread of the logits: 1e-3 of it in float32, 8e-2 in bfloat16. Where the
+    config names windows (`windows_of`), another row is longer than those of at most MAX_CHECKED_WINDOW tokens, and its
+    last positions are compared. A window that is longer, or that bfloat16 would blur, has to be handed over by an
+    attention layer: one that is only in the mask is lost in a packed pass.
 
     Raises:
-        UnsupportedModelError: they differ; names the architecture.
+        UnsupportedModelError: the two differ, one of them cannot be run, or a window cannot be told from none; names
+            the architecture.
     """
     was_training = model.module.training
     model.module.eval()
     generator = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(model.vocabulary, (n,), generator=generator) for n in lengths]
-    ids_T = torch.cat(rows).to(model.device)
-    positions_T = torch.cat([torch.arange(n) for n in lengths]).to(model.device)
-    packed_TV = model.logits(model.hidden(ids_T, positions_T, Segments.of(lengths, model.device))).float()
-    own_TV = torch.cat(_padded_logits(model, rows)).float()
-    model.module.train(was_training)
-    spread = float(own_TV.std())
-    difference = float((packed_TV - own_TV).abs().max())
+    try:
+        with _unsupported_if_it_fails(model.name):
+            rows = [torch.randint(model.vocabulary, (n,), generator=generator) for n in lengths]
+            packed_TV = model.logits(_packed_hidden(model, rows, Segments.of(lengths, model.device)))
+            difference = _compare(model, packed_TV, torch.cat(_padded_logits(model, rows)))
+            windows = windows_of(model.module.config)
+            if windows:
+                difference = max(difference, _check_windows(model, windows, rows, generator))
+    finally:
+        model.module.train(was_training)
+    return difference
+
+
+def _check_windows(
+    model: LanguageModel, windows: Mapping[str, int], rows: Sequence[Tensor], generator: torch.Generator
+) -> float:
+    """One row that is longer than the windows, behind `rows`; returns the largest difference in its last logits."""
+    measured = [size for size in windows.values() if size <= MAX_CHECKED_WINDOW]
+    longest = max(measured, default=1)
+    length = min(longest + max(8, longest // 4), model.context)
+    row = torch.randint(model.vocabulary, (length,), generator=generator)
+    watched = _Watched(Segments.of([*map(len, rows), length], model.device))
+    tail = slice(-min(_CHECKED_TAIL, length - min(measured, default=1)), None)
+    packed_TD = _packed_hidden(model, [*rows, row], watched)
+    named = " and ".join(f"{name} {size}" for name, size in windows.items())
+    difference = _compare(
+        model,
+        model.logits(packed_TD[tail]),
+        model.logits(_own_hidden(model, row)[tail]),
+        f" on a row of {length} tokens (its config has {named})",
+    )
+    if set(getattr(model.module.config, "layer_types", None) or ["unknown"]) == {"full_attention"}:
+        return difference  # the config names a window that no layer has
+    is_exact = model.module.dtype == torch.float32
+    for name, size in windows.items():
+        if size not in watched.windows and not (is_exact and size in measured):
+            raise UnsupportedModelError(
+                f"{model.name}: its config has {name} {size}, below the context of {model.context}, but no attention "
+                "layer hands over a window of that size, so packed rows would see further back than they should"
+            )
+    return difference
+
+
+def _compare(model: LanguageModel, packed_NV: Tensor, own_NV: Tensor, where: str = "") -> float:
+    """The largest difference; UnsupportedModelError if it is more than rounding."""
+    spread = float(own_NV.float().std())
+    difference = float((packed_NV.float() - own_NV.float()).abs().max())
     tolerance = 1e-3 if model.module.dtype == torch.float32 else 8e-2
     if not difference <= tolerance * max(spread, 1e-6):
         raise UnsupportedModelError(
-            f"{model.name}: packed logits differ from its own padded forward by {difference:.2g} "
+            f"{model.name}: packed logits differ from its own padded forward by {difference:.2g}{where} "
             f"(their spread is {spread:.2g}), so it cannot be trained without padding"
         )
     return difference
+
+
+@dataclass
+class _Watched:
+    """A layout that notes which windows the layers hand over."""
+
+    layout: attention.Layout
+    windows: set[int] = field(default_factory=set)
+
+    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: attention.Call) -> Tensor:
+        self.windows.add(call.window)
+        return self.layout.attend(query_BHTD, key_BKTD, value_BKTD, call)
+
+
+@contextmanager
+def _unsupported_if_it_fails(name: str) -> Iterator[None]:
+    """Whatever an unknown architecture stumbles over is told by its name; running out of memory is told as it is."""
+    try:
+        yield
+    except (EngineError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # forward passes of any architecture: attribute, type, key, index, shape errors
+        if "can't allocate memory" in str(error):  # how torch says it on a CPU, as a RuntimeError
+            raise
+        raise UnsupportedModelError(
+            f"{name} cannot be run on packed rows: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+@contextmanager
+def _own_attention(model: LanguageModel) -> Iterator[None]:
+    """The model as transformers runs it, with eager attention and a mask that it builds itself."""
+    model.module.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.module.set_attn_implementation(attention.NAME)
+
+
+def _packed_hidden(model: LanguageModel, rows: Sequence[Tensor], layout: attention.Layout) -> Tensor:
+    """Last hidden states [T, D] of rows laid end to end."""
+    positions_T = torch.cat([torch.arange(len(row)) for row in rows])
+    return model.hidden(torch.cat(list(rows)).to(model.device), positions_T.to(model.device), layout)
+
+
+def _own_hidden(model: LanguageModel, row: Tensor) -> Tensor:
+    """Last hidden states [n, D] of one row by the model's own backbone."""
+    ids_1L = row[None].to(model.device)
+    with _own_attention(model):
+        output = model.module.base_model(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L), use_cache=False)
+    hidden_1LD: Tensor = output.last_hidden_state
+    return hidden_1LD[0]
 
 
 def _padded_logits(model: LanguageModel, rows: Sequence[Tensor]) -> list[Tensor]:
@@ -330,14 +468,10 @@ def _padded_logits(model: LanguageModel, rows: Sequence[Tensor]) -> list[Tensor]
     for index, row in enumerate(rows):
         ids_BL[index, : len(row)] = row
         mask_BL[index, : len(row)] = 1
-    module = model.module
-    module.set_attn_implementation("eager")
-    try:
-        logits_BLV = module(
+    with _own_attention(model):
+        logits_BLV = model.module(
             input_ids=ids_BL.to(model.device), attention_mask=mask_BL.to(model.device), use_cache=False
         ).logits
-    finally:
-        module.set_attn_implementation(attention.NAME)
     return [logits_BLV[index, : len(row)] for index, row in enumerate(rows)]
 
 

@@ -14,20 +14,33 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPTJConfig,
+    GPTNeoConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    MptConfig,
+    Phi3Config,
+    PhimoeConfig,
+    Qwen2Config,
+)
 
 from posttrain.engine import attention
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.attention import Segments
 from posttrain.engine.data.encode import Row
 from posttrain.engine.data.packing import collate
-from posttrain.engine.errors import SpecError, UnsupportedModelError
+from posttrain.engine.errors import CancelledError, DataError, SpecError, UnsupportedModelError
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods import METHODS, Models
-from posttrain.engine.models import LanguageModel, check_exactness, load
+from posttrain.engine.models import MAX_CHECKED_WINDOW, LanguageModel, check_exactness, context_of, load
+from posttrain.engine.rollout import GenerationSettings, generate, score
 from posttrain.engine.spec import LoraAdapter, parse_spec
 from posttrain.engine.task import ModelInput
-from tests.engine.tiny import CONFIGS, tiny_model, tiny_module, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, LLAMA, tiny_model, tiny_module, tiny_of, tiny_tokenizer
 
 ARCHITECTURES = ["llama", "qwen3", "gemma3", "gpt2", "gemma2", "gptoss", "granite", "cohere"]
 
@@ -173,11 +186,11 @@ def test_a_forgotten_logit_transform_is_refused_by_name(name: str, field: str) -
 # -- refused by name --------------------------------------------------------------------------------------------------
 
 
-def load_saved(module: Any, folder: Path) -> None:
+def load_saved(module: Any, folder: Path) -> LanguageModel:
     """Through the door that everybody uses."""
     module.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    load(ModelInput(ref="m@1", path=str(folder), digest="", weights_digest=""))
+    return load(ModelInput(ref="m@1", path=str(folder), digest="", weights_digest="")).model
 
 
 def test_recurrent_state_is_refused_by_name(tmp_path: Path) -> None:
@@ -190,6 +203,138 @@ def test_alibi_is_refused_by_name(tmp_path: Path) -> None:
     config = BloomConfig(vocab_size=320, hidden_size=32, n_layer=2, n_head=4)
     with pytest.raises(UnsupportedModelError, match=r"(?i)bloom"):
         load_saved(AutoModelForCausalLM.from_config(config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            GPTJConfig(vocab_size=320, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=256),
+            r"m@1: GPTJForCausalLM \(gptj\) computes attention in its own layers",
+        ),
+        (
+            GPTNeoConfig(
+                vocab_size=320, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+            ),
+            r"m@1: GPTNeoForCausalLM \(gpt_neo\) computes attention in its own layers",
+        ),
+        (
+            MptConfig(vocab_size=320, d_model=32, n_heads=4, n_layers=2, max_seq_len=256),
+            "MptForCausalLM cannot be run on packed rows: AttributeError",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_an_architecture_with_attention_of_its_own_is_refused_by_name(
+    tmp_path: Path, config: Any, message: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        load_saved(AutoModelForCausalLM.from_config(config), tmp_path)
+    assert isinstance(caught.value.__cause__, KeyError | AttributeError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000000 bytes"),
+        CancelledError("stopped"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_running_out_of_memory_or_being_stopped_is_not_an_unsupported_architecture(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise error
+
+    model = tiny_model("llama")
+    model.module.train()
+    monkeypatch.setattr(LanguageModel, "hidden", broken)
+    with pytest.raises(type(error)) as caught:
+        check_exactness(model)
+    assert caught.value is error
+    assert model.module.training
+
+
+def phimoe(**options: Any) -> LanguageModel:
+    """Its window is in the mask only, which a packed pass has none of."""
+    return tiny_of(PhimoeConfig(**{**LLAMA, "num_local_experts": 4, **options}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [16, 200])
+def test_a_window_that_is_only_in_the_mask_is_refused_by_name(window: int, dtype: torch.dtype) -> None:
+    model = phimoe(sliding_window=window)
+    model.module.to(dtype)
+    with pytest.raises(UnsupportedModelError, match=f"PhimoeForCausalLM: .*sliding_window {window}"):
+        check_exactness(model)
+
+
+def test_a_window_too_long_to_compute_must_be_handed_over_by_a_layer() -> None:
+    wide = {"max_position_embeddings": 4 * MAX_CHECKED_WINDOW, "sliding_window": 2 * MAX_CHECKED_WINDOW}
+    with pytest.raises(UnsupportedModelError, match="PhimoeForCausalLM: its config has sliding_window 4096"):
+        check_exactness(phimoe(**wide))
+    assert check_exactness(tiny_of(MistralConfig(**{**LLAMA, **wide}))) < 1e-4
+    # Named, but no layer has it; and one that the context never reaches.
+    full = Qwen2Config(**{**LLAMA, **wide}, use_sliding_window=True, max_window_layers=2)
+    assert check_exactness(tiny_of(full)) < 1e-4
+    assert check_exactness(phimoe(sliding_window=256)) < 1e-4
+
+
+def test_in_bfloat16_a_window_below_the_rounding_must_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that says nearly nothing: no comparison of logits can tell a window from none."""
+    model = tiny_of(PhimoeConfig(**{**LLAMA, "num_local_experts": 4, "sliding_window": 200}))
+    with torch.no_grad():
+        for name, parameter in model.module.named_parameters():
+            if "o_proj" in name:
+                parameter.mul_(1e-4)
+    model.module.to(torch.bfloat16)
+    with pytest.raises(UnsupportedModelError, match="no attention layer hands over a window of that size"):
+        check_exactness(model)
+
+
+def phi3_longrope() -> Phi3Config:
+    """Made for 16 positions, stretched to 256."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 4.0, 16.0, 64.0],
+        "original_max_position_embeddings": 16,
+        "factor": 16.0,
+    }
+    special = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    return Phi3Config(**LLAMA, **special, original_max_position_embeddings=16, rope_parameters=rope)
+
+
+def test_longrope_ends_at_the_original_context_so_that_rows_do_not_depend_on_their_neighbours(tmp_path: Path) -> None:
+    model = load_saved(tiny_of(phi3_longrope()).module, tmp_path)
+    assert model.context == 16
+    short, long = [5, 9, 11, 40], list(range(14))
+    alone = score(model, [(short, [7, 8])])[0]
+    assert score(model, [(short, [7, 8]), (long, [1, 2])])[0] == pytest.approx(alone, rel=1e-6)
+    with pytest.raises(DataError, match="pair 1 has 31 tokens; the context is 16"):
+        score(model, [(short, [7, 8]), (list(range(30)), [1])])
+    (ended,) = generate(model, [long], GenerationSettings(max_new_tokens=9))
+    assert (len(ended.token_ids), ended.stop_reason) == (2, "context")
+    # What is avoided: beyond the original context a pass turns all of its rows by the other factors.
+    model.module.config.rope_parameters["rope_type"] = "none"
+    assert model.context == 256
+    beside = score(model, [(short, [7, 8]), (list(range(30)), [1])])[0]
+    assert abs(beside[0] - alone[0]) > 1e-3
+
+
+def test_longrope_is_found_in_one_kind_of_layers_too() -> None:
+    config = LlamaConfig(**LLAMA)
+    longrope = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    config.rope_parameters = {"full_attention": longrope, "sliding_attention": {"rope_type": "default"}}
+    assert context_of(config) == 64
+    del longrope["original_max_position_embeddings"]
+    with pytest.raises(UnsupportedModelError, match="LlamaConfig has longrope without its original context"):
+        context_of(config)
 
 
 def test_an_unknown_argument_of_attention_is_refused_by_name() -> None:
@@ -205,15 +350,30 @@ def test_an_unknown_argument_of_attention_is_refused_by_name() -> None:
         attention.attend(torch.nn.Linear(1, 1), query, query, query, None)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_check_at_loading_passes_and_is_quick(name: str) -> None:
-    import time
-
-    model = tiny_model(name)
-    check_exactness(model)
-    started = time.monotonic()
+def tokens_of_check(model: LanguageModel) -> list[int]:
+    """Tokens of each forward pass of the check."""
+    passes: list[int] = []
+    hook = model.module.get_input_embeddings().register_forward_hook(
+        lambda _module, given, _result: passes.append(given[0].numel())
+    )
     assert check_exactness(model) < 1e-4
-    assert time.monotonic() - started < 0.5
+    hook.remove()
+    return passes
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_check_at_loading_passes_and_computes_few_tokens(name: str) -> None:
+    """4 + 9 + 6 packed and 3 x 9 padded; behind a window of 5 a row of 13, packed with the others and alone."""
+    is_windowed = name in ("qwen3", "gemma3", "gemma2", "gptoss")
+    assert tokens_of_check(tiny_model(name)) == [19, 27, *([19 + 13, 13] if is_windowed else [])]
+
+
+def test_the_check_at_loading_never_computes_a_row_above_the_cap() -> None:
+    context = {"max_position_embeddings": 8 * MAX_CHECKED_WINDOW}
+    at_cap = tiny_of(MistralConfig(**{**LLAMA, **context, "sliding_window": MAX_CHECKED_WINDOW}))
+    assert tokens_of_check(at_cap) == [19, 27, 19 + 2560, 2560]
+    above = tiny_of(MistralConfig(**{**LLAMA, **context, "sliding_window": MAX_CHECKED_WINDOW + 1}))
+    assert tokens_of_check(above) == [19, 27, 19 + 9, 9]
 
 
 @pytest.mark.gpu

@@ -36,7 +36,7 @@ _TEXT = [
     '{"name": "f", "arguments": {"x": 1}}',
 ]
 COMMON = {"vocab_size": 320, "hidden_size": 32, "max_position_embeddings": 256}
-_LLAMA = {
+LLAMA = {
     **COMMON,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -45,10 +45,10 @@ _LLAMA = {
 }
 # Windows are shorter than the test's rows.
 CONFIGS: dict[str, Any] = {
-    "llama": lambda: LlamaConfig(**_LLAMA, tie_word_embeddings=True),
-    "qwen3": lambda: Qwen3Config(**_LLAMA, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "llama": lambda: LlamaConfig(**LLAMA, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**LLAMA, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     "gemma3": lambda: Gemma3TextConfig(
-        **_LLAMA,
+        **LLAMA,
         head_dim=8,
         sliding_window=5,
         layer_types=["sliding_attention", "full_attention"],
@@ -67,17 +67,17 @@ CONFIGS: dict[str, Any] = {
         embd_pdrop=0.0,
     ),
     "gemma2": lambda: Gemma2Config(
-        **_LLAMA,
+        **LLAMA,
         head_dim=8,
         sliding_window=5,
         attn_logit_softcapping=0.5,
         final_logit_softcapping=3.0,
         query_pre_attn_scalar=8,
     ),
-    "granite": lambda: GraniteConfig(**_LLAMA, logits_scaling=3.0, residual_multiplier=0.5, embedding_multiplier=2.0),
-    "cohere": lambda: CohereConfig(**_LLAMA, logit_scale=0.25),
+    "granite": lambda: GraniteConfig(**LLAMA, logits_scaling=3.0, residual_multiplier=0.5, embedding_multiplier=2.0),
+    "cohere": lambda: CohereConfig(**LLAMA, logit_scale=0.25),
     "gptoss": lambda: GptOssConfig(
-        **_LLAMA,
+        **LLAMA,
         head_dim=8,
         sliding_window=5,
         num_local_experts=2,
@@ -113,8 +113,17 @@ def tiny_tokenizer(is_chat: bool = False) -> PreTrainedTokenizerFast:
 
 def tiny_module(name: str, seed: int = 0, scale: float = 8.0) -> Any:
     """A random model; weights are scaled up so that logits differ enough to compare."""
+    return _random_module(CONFIGS[name](), seed, scale)
+
+
+def tiny_of(config: Any) -> LanguageModel:
+    """The same of a config that is not among CONFIGS."""
+    return LanguageModel.of(_random_module(config, 0, 8.0))
+
+
+def _random_module(config: Any, seed: int, scale: float) -> Any:
     torch.manual_seed(seed)
-    module = AutoModelForCausalLM.from_config(CONFIGS[name](), attn_implementation=attention.NAME, dtype=torch.float32)
+    module = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim >= 2:
