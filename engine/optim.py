@@ -13,13 +13,13 @@ from posttrain.engine.spec import OptimizerOptions
 
 
 def learning_rate(options: OptimizerOptions, step: int, total_steps: int) -> float:
-    """Rate of a 0-based step: linear rise over ceil(warmup_ratio * total) steps, then a decay that ends at
+    """Rate of a 0-based step: linear rise over warmup_ratio * total steps, rounded up, then a decay that ends at
     final_ratio * peak.
 
     The first step already moves (1/(w+1) of the peak) and the last one still does: a step at rate 0 is a step for
     nothing.
     """
-    warmup = math.ceil(options.warmup_ratio * total_steps)
+    warmup = math.ceil(round(options.warmup_ratio * total_steps, 9))  # 0.07 * 100 is a little more than 7
     if step < warmup:
         return options.learning_rate * (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1, total_steps - warmup)

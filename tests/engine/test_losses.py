@@ -16,7 +16,7 @@ from posttrain.engine.methods import METHODS, Models
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.optim import Optimizer, learning_rate
 from posttrain.engine.spec import OptimizerOptions, parse_spec
-from tests.engine.test_packed_models import gradients, make_rows
+from tests.engine.test_packed_models import make_rows
 from tests.engine.tiny import tiny_model
 
 
@@ -103,7 +103,6 @@ def test_the_logits_of_all_tokens_are_never_there(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LanguageModel, "logits", logits)
     step_gradients(model, 10_000)
     assert max(seen) == 16
-    assert gradients  # imported for the tests beside
 
 
 def test_learning_rates() -> None:
@@ -116,6 +115,90 @@ def test_learning_rates() -> None:
     assert learning_rate(cosine, 0, 1) == 1.0
     constant = OptimizerOptions(learning_rate=1.0, warmup_ratio=0.0, schedule="constant")
     assert learning_rate(constant, 9, 10) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "total", "warmup"),
+    [(0.07, 100, 7), (0.29, 100, 29), (0.03, 100, 3), (0.25, 10, 3), (0.01, 10, 1), (0.0, 10, 0), (1.0, 3, 3)],
+)
+def test_warm_up_is_the_share_of_the_steps_rounded_up(ratio: float, total: int, warmup: int) -> None:
+    """0.07 * 100 is 7.000000000000001 in binary, and still 7 steps."""
+    options = OptimizerOptions(learning_rate=1.0, warmup_ratio=ratio, schedule="constant")
+    rates = [learning_rate(options, step, total) for step in range(total)]
+    assert rates == pytest.approx([(i + 1) / (warmup + 1) for i in range(warmup)] + [1.0] * (total - warmup))
+
+
+OPTIONS = OptimizerOptions(weight_decay=0.3, beta1=0.8, beta2=0.7, epsilon=1e-3, max_grad_norm=0.1)
+RATES = (0.02, 0.05, 0.01, 0.03)
+
+
+def half_parameters(seed: int) -> dict[str, nn.Parameter]:
+    """A matrix and a vector."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"matrix": (3, 5), "vector": (5,)}
+    return {n: nn.Parameter(torch.randn(s, generator=generator).bfloat16()) for n, s in shapes.items()}
+
+
+def micro_gradients(step: int) -> list[dict[str, Tensor]]:
+    """Two micro-batches; the second is less than bfloat16's spacing beside the first."""
+    return [
+        {name: (p.detach() * size).bfloat16() for name, p in half_parameters(10 + 2 * step + micro).items()}
+        for micro, size in enumerate((1.0, 2e-3))
+    ]
+
+
+def train(optimizer: Optimizer, parameters: dict[str, nn.Parameter], step: int) -> float:
+    for gradients in micro_gradients(step):
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name].clone()
+        optimizer.accumulate()
+    norm = optimizer.clip()
+    optimizer.step(RATES[step])
+    return norm
+
+
+def test_every_option_of_adamw_is_torchs_over_float32_sums_of_half_precision_gradients() -> None:
+    halves = half_parameters(0)
+    optimizer = Optimizer(list(halves.items()), OPTIONS)
+    copies = {name: nn.Parameter(half.detach().float()) for name, half in halves.items()}
+    theirs = torch.optim.AdamW(
+        [{"params": [copies["matrix"]], "weight_decay": 0.3}, {"params": [copies["vector"]], "weight_decay": 0.0}],
+        lr=1.0,
+        betas=(0.8, 0.7),
+        eps=1e-3,
+        fused=False,
+        foreach=False,
+    )
+    for step, rate in enumerate(RATES):
+        first, second = micro_gradients(step)
+        sums = {name: first[name].float() + second[name].float() for name in copies}
+        norm = math.sqrt(sum(float(total.double().square().sum()) for total in sums.values()))
+        for name, copy in copies.items():
+            copy.grad = sums[name] * (0.1 / norm)
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        theirs.step()
+        assert train(optimizer, halves, step) == pytest.approx(norm, rel=1e-6)
+        for name, copy in copies.items():
+            # torch's clip adds 1e-6 to the norm of about 4.
+            torch.testing.assert_close(optimizer.weights()[name], copy.detach(), rtol=1e-5, atol=1e-7, msg=name)
+            assert torch.equal(halves[name], optimizer.weights()[name].bfloat16())
+            assert halves[name].grad is None
+
+
+def test_loading_fills_half_precision_weights_and_continues_in_the_same_bits() -> None:
+    halves, others = half_parameters(0), half_parameters(1)
+    optimizer, resumed = Optimizer(list(halves.items()), OPTIONS), Optimizer(list(others.items()), OPTIONS)
+    for step in range(2):
+        train(optimizer, halves, step)
+    state = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    resumed.load({name: tensor.clone() for name, tensor in optimizer.weights().items()}, state)
+    for step in (None, 2, 3):
+        if step is not None:
+            assert train(optimizer, halves, step) == train(resumed, others, step)
+        for name, half in halves.items():
+            assert torch.equal(others[name], half), name
+            assert torch.equal(resumed.weights()[name], optimizer.weights()[name]), name
 
 
 def test_adamw_is_torchs_and_bfloat16_keeps_small_steps() -> None:

@@ -133,6 +133,25 @@ def test_lora_leaves_the_head_alone_and_takes_named_targets() -> None:
         add_lora(tiny_module("llama"), LoraAdapter(rank=2, targets=["nonsense"]), "b@1")
 
 
+@pytest.mark.parametrize("options", [{}, {"rank_stabilized": True}, {"weight_decomposed": True}])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_lora_options_reach_every_layer(options: dict[str, bool], dropout: float) -> None:
+    """alpha / r (arXiv:2106.09685), alpha / sqrt(r) (rsLoRA, arXiv:2312.03732), magnitudes (DoRA, arXiv:2402.09353)."""
+    from peft.tuners.lora import LoraLayer
+
+    module = tiny_module("llama")
+    add_lora(module, LoraAdapter(rank=4, alpha=5.0, dropout=dropout, **options), "b@1")
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+    assert len(layers) == 2 * 7
+    trained = {name for name, _ in LanguageModel.of(module).trainable()}
+    for name, layer in layers.items():
+        expected = 5.0 / 2 if options.get("rank_stabilized") else 5.0 / 4
+        assert layer.scaling["default"] == pytest.approx(expected), name
+        assert getattr(layer.lora_dropout["default"], "p", 0.0) == dropout, name
+        magnitude = f"{name}.lora_magnitude_vector.default.weight"
+        assert (magnitude in trained) == ("weight_decomposed" in options), name
+
+
 # -- the comparison notices -------------------------------------------------------------------------------------------
 
 

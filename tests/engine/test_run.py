@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.engine import run as run_module
@@ -33,6 +32,7 @@ from posttrain.engine.events import (
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import SftMethod
 from posttrain.engine.models import load
+from posttrain.engine.optim import Optimizer
 from posttrain.engine.run import run_training
 from posttrain.engine.task import ModelInput, TrainTask
 from tests.engine.tiny import make_task, rows_of, save_base, save_dataset
@@ -176,6 +176,54 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     succeeded(parts, tmp_path / "a2")
     for step, values in losses_of(tmp_path / "a1").items():
         assert losses_of(tmp_path / "a2")[step]["loss"] == pytest.approx(values["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("cosine", [1.0, 0.890165, 0.625, 0.359835]),  # 1/4 + 3/4 * (1 + cos(pi * i/4)) / 2
+        ("linear", [1.0, 0.8125, 0.625, 0.4375]),  # 1 - 3/4 * i/4
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_each_step_takes_and_logs_the_rate_of_its_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, shares: list[float]
+) -> None:
+    """Of 6 steps the first ceil(0.3 * 6) = 2 are warm-up."""
+    plain, taken = Optimizer.step, list[float]()
+
+    def step(self: Optimizer, rate: float) -> None:
+        taken.append(rate)
+        plain(self, rate)
+
+    monkeypatch.setattr(Optimizer, "step", step)
+    options = {"learning_rate": 2e-3, "warmup_ratio": 0.3, "schedule": schedule, "final_ratio": 0.25}
+    succeeded(make_task(tmp_path, "sft", optimizer=options), tmp_path / "a1")
+    metrics = losses_of(tmp_path / "a1")
+    logged = [metrics[step]["learning_rate"] for step in range(1, 7)]
+    assert logged == pytest.approx([2e-3 * share for share in (1 / 3, 2 / 3, *shares)], rel=1e-5)
+    assert taken == logged
+
+
+def test_training_is_in_train_mode_so_that_dropout_is_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, modes, seen = SftMethod.loss, set[bool](), list[tuple[float, float]]()
+
+    def watched(self: SftMethod, batch: Any, models: Any, window: Any) -> Any:
+        modes.update(module.training for module in models.policy.module.modules())
+        first, second = (plain(self, batch, models, window) for _ in range(2))
+        seen.append((first[0].item(), second[0].item()))
+        return second
+
+    monkeypatch.setattr(SftMethod, "loss", watched)
+    for name, dropout in (("a1", 0.5), ("a2", 0.0)):
+        modes.clear()
+        seen.clear()
+        lora = {"type": "lora", "rank": 4, "dropout": dropout}
+        succeeded(make_task(tmp_path / name, "sft", adapter=lora, optimizer={"learning_rate": 1e-1}), tmp_path / name)
+        assert modes == {True}
+        # B is 0 before the first step, so dropout shows from the second on.
+        draws_differ = [first != second for first, second in seen[len(seen) // 2 :]]
+        assert all(draws_differ) if dropout else not any(draws_differ)
 
 
 # -- resume -----------------------------------------------------------------------------------------------------------
@@ -355,14 +403,32 @@ def test_a_non_finite_loss_names_the_rows(tmp_path: Path, monkeypatch: pytest.Mo
     assert "at step" in record.message
 
 
-def test_a_non_finite_gradient_is_an_error(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base", is_chat=True)
-    weights = load_file(Path(base.path) / "model.safetensors")
-    weights["model.norm.weight"].fill_(3e38)
-    save_file(weights, Path(base.path) / "model.safetensors", {"format": "pt"})
-    record = run_training(make_task(tmp_path, "sft", base=base), tmp_path / "a1")
-    assert record.status == "failed"
-    assert record.code in ("NON_FINITE", "UNSUPPORTED_MODEL")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_gradient_is_an_error_before_the_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    plain, plain_step, num_updates = SftMethod.loss, Optimizer.step, 0
+
+    def broken(self: SftMethod, batch: Any, models: Any, window: Any) -> Any:
+        """The loss is what it was; on the third step its gradient is not."""
+        loss, metrics = plain(self, batch, models, window)
+        if num_updates == 2:
+            loss.register_hook(lambda gradient: gradient * value)
+        return loss, metrics
+
+    def counting(self: Optimizer, rate: float) -> None:
+        nonlocal num_updates
+        num_updates += 1
+        plain_step(self, rate)
+
+    monkeypatch.setattr(SftMethod, "loss", broken)
+    monkeypatch.setattr(Optimizer, "step", counting)
+    record = failed(make_task(tmp_path, "sft"), tmp_path / "a1")
+    assert record.code == NonFiniteError.code
+    assert record.message.startswith("the gradient's norm is ")
+    assert "at step 3; rows of the batch: data@1 row " in record.message
+    assert max(losses_of(tmp_path / "a1")) == 2
+    assert num_updates == 2
 
 
 def test_overlong_rows(tmp_path: Path) -> None:
