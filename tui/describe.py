@@ -157,7 +157,7 @@ def gate_summary(run: Any | None, palette: Palette) -> Text:
     return text
 
 
-def version_card(version: Any, moves: list[Any], palette: Palette, now: float) -> Text:
+def version_card(version: Any, moves: list[Any], palette: Palette) -> Text:
     """Identity, origin, evidence and files of a version, and how its model's aliases moved."""
     head = styled(one_line(version.ref, 80), f"bold {palette.foreground}")
     if version.aliases:

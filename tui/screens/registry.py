@@ -158,7 +158,7 @@ class RegistryScreen(BaseScreen):
             details.update(Text(empty, self.palette.muted))
             return
         model = self.ref.rpartition("@")[0]
-        card = version_card(version, self._moves.get(model, []), self.palette, self.now)
+        card = version_card(version, self._moves.get(model, []), self.palette)
         run = self.feed.newest_gate_run(self.ref)
         if run is not None:
             card.append("\n\nNewest gate\n", f"bold {self.palette.foreground}").append_text(
