@@ -10,6 +10,7 @@ Shape suffixes: A active rows, N positions, V vocabulary, D model width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.engine.attention import Segments
-from posttrain.engine.errors import CancelledError, DataError, SpecError
+from posttrain.engine.errors import CancelledError, DataError, NonFiniteError, SpecError
 from posttrain.engine.kv_cache import Decode, KvCache, Prefill
 from posttrain.engine.losses import chunk_rows
 from posttrain.engine.models import LanguageModel
@@ -27,6 +28,9 @@ from posttrain.engine.models import LanguageModel
 StopReason = Literal["stop", "length", "context"]
 PREFILL_TOKENS = 4096
 SCORE_TOKENS = 4096
+# Below it the rounding of float32 logits (about 1e-6 of 20) is divided into what decides: greedy but for chance.
+MIN_TEMPERATURE = 1e-3
+_NON_FINITE_HINT = "the weights are damaged or overflow in this dtype: check the training's loss, or use dtype float32"
 # `(W @ x.T).T` shares the weights among threads where `x @ W.T` shares the few rows. With one thread there is nothing
 # to share.
 SKINNY_ROWS = range(2, 65)
@@ -34,7 +38,11 @@ SKINNY_ROWS = range(2, 65)
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How to generate. Temperature 0 is greedy. `stop_strings` need `decode`."""
+    """How to generate. Temperature 0 is greedy, else it is at least MIN_TEMPERATURE. `stop_strings` need `decode`.
+
+    Raises:
+        SpecError: a value out of its range.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -46,8 +54,12 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise SpecError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise SpecError(f"temperature {self.temperature} must be 0 or more, top_p {self.top_p} in (0, 1]")
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
+            raise SpecError(
+                f"temperature must be 0 (greedy) or a number of at least {MIN_TEMPERATURE}, not {self.temperature}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise SpecError(f"top_p must be in (0, 1], not {self.top_p}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,7 @@ def generate(
     Raises:
         DataError: an empty prompt, or one that leaves no room in the context; names the rows.
         SpecError: stop strings without `decode`.
+        NonFiniteError: logits from which nothing can be chosen; names the prompt.
         CancelledError: `should_stop` said so.
     """
     if settings.stop_strings and decode is None:
@@ -192,13 +205,24 @@ def _decode(model: LanguageModel, rows: Sequence[_Row], cache: KvCache) -> Tenso
 
 
 def _choose(rows: Sequence[_Row], logits_AV: Tensor, settings: GenerationSettings) -> None:
-    """Appends each row's next token and its log-probability."""
+    """Appends each row's next token and its log-probability.
+
+    Raises:
+        NonFiniteError: a row's logits hold NaN or +inf, or nothing but -inf.
+    """
+    total_A = logits_AV.logsumexp(dim=-1)
+    for row, total in zip(rows, total_A.tolist(), strict=True):
+        if not math.isfinite(total):
+            raise NonFiniteError(
+                f"prompt {row.index}: the logits after {len(row.prompt) + len(row.token_ids)} tokens are not finite",
+                hint=_NON_FINITE_HINT,
+            )
     if settings.temperature == 0:
         tokens_A = logits_AV.argmax(dim=-1)
     else:
         draws = [row.uniforms[len(row.token_ids)] for row in rows if row.uniforms is not None]
         tokens_A = sample(logits_AV, torch.stack(draws).to(logits_AV.device), settings.temperature, settings.top_p)
-    chosen_A = logits_AV.gather(1, tokens_A[:, None])[:, 0] - logits_AV.logsumexp(dim=-1)
+    chosen_A = logits_AV.gather(1, tokens_A[:, None])[:, 0] - total_A
     for row, token, logp in zip(rows, tokens_A.tolist(), chosen_A.tolist(), strict=True):
         row.token_ids.append(token)
         row.logps.append(logp)
@@ -290,6 +314,7 @@ def score(
 
     Raises:
         DataError: an empty prompt or continuation, or a pair longer than the context; names it.
+        NonFiniteError: a log-probability that is NaN or infinite; names the pair.
     """
     for index, (prompt, continuation) in enumerate(pairs):
         if not len(prompt) or not len(continuation):
@@ -302,14 +327,19 @@ def score(
     was_training = model.module.training
     model.module.eval()
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
-    while order:
-        group: list[int] = []
-        tokens = 0
-        while order and (not group or tokens + sum(map(len, pairs[order[-1]])) <= batch_tokens):
-            group.append(order.pop())
-            tokens += sum(map(len, pairs[group[-1]]))
-        results.update(zip(group, _score_group(model, [pairs[i] for i in group]), strict=True))
-    model.module.train(was_training)
+    try:
+        while order:
+            group: list[int] = []
+            tokens = 0
+            while order and (not group or tokens + sum(map(len, pairs[order[-1]])) <= batch_tokens):
+                group.append(order.pop())
+                tokens += sum(map(len, pairs[group[-1]]))
+            results.update(zip(group, _score_group(model, [pairs[i] for i in group]), strict=True))
+    finally:
+        model.module.train(was_training)
+    for index, (logp, _) in sorted(results.items()):
+        if not math.isfinite(logp):
+            raise NonFiniteError(f"pair {index}: its log-probability is {logp}", hint=_NON_FINITE_HINT)
     return [results[index] for index in range(len(pairs))]
 
 

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, record_of, run_attempt, stop_signal
 from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound, sha256_file
 from posttrain.engine.data.encode import Encoder, Row, fit
+from posttrain.engine.data.mixing import check_shares
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
@@ -92,6 +93,9 @@ class _Attempt:
             self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context of {limit} is the limit")
         encoder = Encoder(tokenizer, template, stop_ids)
         sources = [self._encode(dataset, method, encoder, limit) for dataset in self.task.datasets]
+        check_shares(
+            [source.dataset for source in spec.data], list(map(len, sources)), [source.weight for source in spec.data]
+        )
 
         self._phase("loading")
         device = default_device()

@@ -16,9 +16,27 @@ from posttrain.engine.errors import EmptyDatasetError
 from posttrain.engine.spec import Duration, EpochsDuration
 
 
+def check_shares(names: Sequence[str], sizes: Sequence[int], weights: Sequence[float]) -> None:
+    """Every source is drawn from: none drops out of the mix because its share is rounded to no row.
+
+    Raises:
+        EmptyDatasetError: names the first source that would.
+    """
+    for name, size, weight in zip(names, sizes, weights, strict=True):
+        if _num_drawn(size, weight) == 0:
+            raise EmptyDatasetError(
+                f"{name}: {size} rows at weight {weight:g} are {size * weight:.2g} rows an epoch, which is none",
+                hint=f"a weight of {1 / size:.2g} draws one row" if size else "add at least one row",
+            )
+
+
 @dataclass
 class Mix:
-    """`sizes[i]` rows of source i, drawn `weights[i]` times an epoch."""
+    """`sizes[i]` rows of source i, drawn `weights[i]` times an epoch.
+
+    Raises:
+        EmptyDatasetError: a source whose weight draws no row; see `check_shares`, which can name it.
+    """
 
     sizes: Sequence[int]
     weights: Sequence[float]
@@ -27,15 +45,12 @@ class Mix:
     _order: list[tuple[int, int]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.epoch_rows == 0:
-            raise EmptyDatasetError("the weights draw no row at all", hint="raise data.weight or add rows")
+        check_shares([f"source {i}" for i in range(len(self.sizes))], self.sizes, self.weights)
 
     @property
     def epoch_rows(self) -> int:
         """Rows drawn in one epoch."""
-        return sum(
-            math.floor(w) * n + round((w - math.floor(w)) * n) for n, w in zip(self.sizes, self.weights, strict=True)
-        )
+        return sum(_num_drawn(size, weight) for size, weight in zip(self.sizes, self.weights, strict=True))
 
     def at(self, position: int) -> tuple[int, int]:
         """(source, row index within it) at a position of the endless stream."""
@@ -51,9 +66,17 @@ class Mix:
         for source, (size, weight) in enumerate(zip(self.sizes, self.weights, strict=True)):
             copies = math.floor(weight)
             order += [(source, row) for _ in range(copies) for row in range(size)]
-            order += [(source, row) for row in sorted(rng.sample(range(size), round((weight - copies) * size)))]
+            order += [
+                (source, row) for row in sorted(rng.sample(range(size), _num_drawn(size, weight) - copies * size))
+            ]
         rng.shuffle(order)
         return order
+
+
+def _num_drawn(size: int, weight: float) -> int:
+    """Rows that an epoch draws of a source."""
+    copies = math.floor(weight)
+    return copies * size + round((weight - copies) * size)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.engine.data.encode import Row
-from posttrain.engine.data.mixing import Mix, plan
+from posttrain.engine.data.mixing import Mix, check_shares, plan
 from posttrain.engine.data.packing import collate, split
 from posttrain.engine.errors import EmptyDatasetError, MaskedLabelsError
 from posttrain.engine.spec import EpochsDuration, StepsDuration
@@ -37,9 +37,23 @@ def test_a_position_gives_the_same_row_in_any_order_of_asking() -> None:
     assert [Mix([7, 5], [1.0, 0.4], seed=2).at(i) for i in range(40)] != forward
 
 
-def test_weights_that_draw_nothing_are_refused() -> None:
-    with pytest.raises(EmptyDatasetError):
-        Mix([3], [0.1], seed=0)
+@pytest.mark.parametrize(("size", "weight", "hint"), [(3, 0.1, 0.33), (5, 0.1, 0.2), (700, 0.0007, 0.0014)])
+def test_a_source_that_draws_nothing_is_refused_by_name(size: int, weight: float, hint: float) -> None:
+    with pytest.raises(EmptyDatasetError, match=rf"small@1: {size} rows at weight {weight} are .* none") as caught:
+        check_shares(["big@1", "small@1"], [10, size], [1.0, weight])
+    assert caught.value.hint == f"a weight of {hint} draws one row"
+    check_shares(["big@1", "small@1"], [10, size], [1.0, hint])
+    with pytest.raises(EmptyDatasetError, match="source 1"):
+        Mix([10, size], [1.0, weight], seed=0)
+    mix = Mix([10, size], [1.0, hint], seed=0)
+    assert mix.epoch_rows == 11
+    assert [mix.at(i)[0] for i in range(11)].count(1) == 1
+
+
+def test_a_source_without_rows_is_refused() -> None:
+    with pytest.raises(EmptyDatasetError, match="none@1: 0 rows at weight 1") as caught:
+        check_shares(["none@1"], [0], [1.0])
+    assert caught.value.hint == "add at least one row"
 
 
 def test_plans() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from posttrain.engine import attention, rollout
-from posttrain.engine.errors import CancelledError, DataError, SpecError
+from posttrain.engine.errors import CancelledError, DataError, NonFiniteError, SpecError
 from posttrain.engine.kv_cache import KvCache
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.rollout import Completion, GenerationSettings, generate, sample, score
@@ -164,12 +165,52 @@ def test_sampling_follows_the_distribution() -> None:
     assert counts[1] / 4000 == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_name_the_prompt(temperature: float, value: float) -> None:
+    """Token 300 has a damaged row; prompt 2 is the only one that holds it. Prompt 1 is as long, and as well."""
+    model = tiny_model("qwen3")
+    with torch.no_grad():
+        model.module.model.embed_tokens.weight[300] = value
+    prompts, settings = [[1, 2], [3, 4, 5], [3, 300, 5]], GenerationSettings(max_new_tokens=3, temperature=temperature)
+    model.module.train()
+    with pytest.raises(NonFiniteError, match="prompt 2: the logits after 3 tokens are not finite") as caught:
+        generate(model, prompts, settings)
+    assert "float32" in caught.value.hint
+    with pytest.raises(NonFiniteError, match="pair 2: its log-probability is nan"):
+        score(model, [(prompt, [7]) for prompt in prompts])
+    assert model.module.training
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_of_a_single_row_that_are_not_finite(temperature: float) -> None:
+    settings = GenerationSettings(max_new_tokens=3, temperature=temperature)
+    rows = [rollout._Row(4, [1, 2], torch.rand(3, dtype=torch.float64), [9]), rollout._Row(7, [1], None, [])]
+    for logits in ([math.inf, 0.0], [math.nan, 0.0], [-math.inf, -math.inf]):
+        with pytest.raises(NonFiniteError, match="prompt 4: the logits after 3 tokens"):
+            rollout._choose(rows[:1], torch.tensor([logits]), settings)
+    rollout._choose(rows[:1], torch.tensor([[-math.inf, 2.0]]), settings)  # a token that is ruled out is none
+    assert (rows[0].token_ids, rows[0].logps) == ([9, 1], [0.0])
+
+
 @pytest.mark.parametrize(
-    "bad", [{"max_new_tokens": 0}, {"max_new_tokens": 1, "temperature": -1}, {"max_new_tokens": 1, "top_p": 0}]
+    ("bad", "name"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        *(({"temperature": value}, "temperature") for value in (-1, math.nan, math.inf, -math.inf, 1e-310, 9e-4)),
+        *(({"top_p": value}, "top_p") for value in (0, 1.1, math.nan, -math.inf)),
+    ],
 )
-def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(SpecError):
-        GenerationSettings(**bad)
+def test_bad_settings_are_refused(bad: dict[str, Any], name: str) -> None:
+    with pytest.raises(SpecError, match=f"^{name} must be"):
+        GenerationSettings(**{"max_new_tokens": 1, **bad})
+
+
+@pytest.mark.parametrize("temperature", [0.0, rollout.MIN_TEMPERATURE, 5.0])
+def test_temperatures_that_can_be_computed_are_taken(temperature: float) -> None:
+    settings = GenerationSettings(max_new_tokens=2, temperature=temperature)
+    (completion,) = generate(tiny_model("llama"), [[1, 2]], settings)
+    assert all(math.isfinite(logp) for logp in completion.logps)
 
 
 def test_linears_of_few_rows_compute_the_same_and_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

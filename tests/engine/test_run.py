@@ -558,3 +558,16 @@ def test_data_is_mixed_from_several_sources(tmp_path: Path) -> None:
     data = [{"dataset": "data@1"}, {"dataset": "b@1", "weight": 0.5}]
     mixed = with_task(task, datasets=[*task.datasets, extra], spec={**task.spec.model_dump(), "data": data})
     assert succeeded(mixed, tmp_path / "a1").summary["rows"] == 24 + 4
+
+
+def test_a_source_that_draws_no_row_is_told_before_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(run_module, "load_model")
+    task = make_task(tmp_path, "sft")
+    small = save_dataset(tmp_path / "small.jsonl", rows_of(3))
+    data = [{"dataset": "data@1"}, {"dataset": "small@1", "weight": 0.1}]
+    mixed = with_task(task, datasets=[*task.datasets, small], spec={**task.spec.model_dump(), "data": data})
+    record = failed(mixed, tmp_path / "a1")
+    assert record.code == "EMPTY_DATASET"
+    assert record.message == "small@1: 3 rows at weight 0.1 are 0.3 rows an epoch, which is none"
