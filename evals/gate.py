@@ -13,7 +13,17 @@ from typing import Any, Literal
 
 from posttrain.evals import stats
 from posttrain.evals.pairing import Inspection, inspect_runs
-from posttrain.evals.policy import Baseline, Ceiling, Floor, Improve, MetricPolicy, NonInferior, Policy, Rule
+from posttrain.evals.policy import (
+    Baseline,
+    Ceiling,
+    Floor,
+    Improve,
+    MetricPolicy,
+    NonInferior,
+    Policy,
+    Rule,
+    baseline_of,
+)
 from posttrain.evals.report import (
     REASONS,
     GateReport,
@@ -115,9 +125,7 @@ def _judge_metric(
             if skipped:
                 result = _result(metric, rule, verdict="SKIPPED", message=skipped)
             else:
-                pairs = [
-                    pair for pair in found.pairs[name].get(metric.suite, []) if _belongs(pair[1], metric, policy.shard)
-                ]
+                pairs = _pairs(found, name, metric, policy.shard)
                 same = candidate.header.weights_digest == baselines[name].header.weights_digest
                 result, blind = _judge_difference(metric, rule, pairs, same)
                 if blind:
@@ -251,7 +259,7 @@ def _result(metric: MetricPolicy, rule: Rule, **numbers: Any) -> RuleResult:
         metric=metric.metric,
         rule=rule.type,
         text=_text(rule),
-        baseline=rule.to if isinstance(rule, NonInferior) else rule.over if isinstance(rule, Improve) else "",
+        baseline=baseline_of(rule),
         level=stats.LEVEL,
         **rounded,
     )

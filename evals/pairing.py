@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from posttrain.evals.policy import Baseline, Policy
+from posttrain.evals.policy import Baseline, Policy, baseline_of
 from posttrain.evals.report import Reason, ReasonCode
 from posttrain.evals.rows import EvalRun, ResultRow, RowsHeader
 
@@ -48,14 +48,10 @@ def inspect_runs(policy: Policy, candidate: EvalRun, baselines: Mapping[Baseline
         found.pairs[name] = {}
         for suite in policy.suites:
             _pair(suite, candidate, name, run, found)
-    wants_parent = any(_needs_parent(rule.model_dump()) for metric in policy.metrics for rule in metric.rules)
+    wants_parent = any(baseline_of(rule) == "parent" for metric in policy.metrics for rule in metric.rules)
     if wants_parent and "parent" not in baselines:
         found.add("PAIRING_MISMATCH", "the policy compares with the parent, and there are no rows of it", "", "parent")
     return found
-
-
-def _needs_parent(rule: dict[str, object]) -> bool:
-    return "parent" in (rule.get("to"), rule.get("over"))
 
 
 def _template(header: RowsHeader) -> str:

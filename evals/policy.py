@@ -28,17 +28,17 @@ class Part(BaseModel):
 
 
 class Floor(Part):
-    """The candidate's exact lower bound must reach `at_least`."""
+    """The candidate's exact lower bound must reach `at_least`; 0 would hold for any answers and is refused."""
 
     type: Literal["floor"] = "floor"
-    at_least: Share
+    at_least: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Ceiling(Part):
-    """The candidate's exact upper bound must not exceed `at_most`."""
+    """The candidate's exact upper bound must not exceed `at_most`; 1 would hold for any answers and is refused."""
 
     type: Literal["ceiling"] = "ceiling"
-    at_most: Share
+    at_most: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class NonInferior(Part):
@@ -68,6 +68,11 @@ class Improve(Part):
 Rule = Annotated[Floor | Ceiling | NonInferior | Improve, Field(discriminator="type")]
 
 
+def baseline_of(rule: Floor | Ceiling | NonInferior | Improve) -> Baseline | Literal[""]:
+    """What a rule compares the candidate with; empty for a floor or a ceiling."""
+    return rule.to if isinstance(rule, NonInferior) else rule.over if isinstance(rule, Improve) else ""
+
+
 class MetricPolicy(Part):
     """What must hold for one metric of one suite.
 
@@ -87,9 +92,11 @@ class MetricPolicy(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> MetricPolicy:
-        texts = [canonical_json(rule) for rule in self.rules]
-        if len(set(texts)) < len(texts):
-            raise ValueError(f"{self.suite}/{self.metric}: the same rule twice")
+        keys = [(rule.type, baseline_of(rule)) for rule in self.rules]
+        for kind, baseline in keys:
+            if keys.count((kind, baseline)) > 1:
+                which = f"{kind} rules against the {baseline}" if baseline else f"{kind} rules"
+                raise ValueError(f"{self.suite}/{self.metric}: two {which}; one of them decides nothing")
         floors = [rule.at_least for rule in self.rules if isinstance(rule, Floor)]
         ceilings = [rule.at_most for rule in self.rules if isinstance(rule, Ceiling)]
         if floors and ceilings and max(floors) > min(ceilings):

@@ -70,8 +70,21 @@ def test_builtin_names() -> None:
         (
             "      - {type: noninferior, to: champion, margin: 0.05}",
             "      - {type: floor, at_least: 0.5}",
-            "same rule twice",
+            "two floor rules; one of them decides nothing",
         ),
+        (
+            "{type: floor, at_least: 0.5}",
+            "{type: noninferior, to: champion, margin: 0.04}",
+            "two noninferior rules against the champion",
+        ),
+        (
+            "{type: floor, at_least: 0.5}",
+            "{type: improve, over: parent, by: 0.1, when: base}\n      - {type: improve, over: parent, by: 0.0}",
+            "two improve rules against the parent",
+        ),
+        # Rules that hold for any answers: beside a relative rule that is skipped they would be a PASS for nothing.
+        ("at_least: 0.5", "at_least: 0.0", "greater than 0"),
+        ("{type: floor, at_least: 0.5}", "{type: ceiling, at_most: 1.0}", "less than 1"),
         (
             "{type: noninferior, to: champion, margin: 0.05}",
             "{type: ceiling, at_most: 0.2}",
@@ -83,6 +96,16 @@ def test_a_bad_policy_is_refused_with_the_place(old: str, new: str, message: str
     assert old in GOOD
     with pytest.raises(PolicyError, match=message):
         parse_policy(GOOD.replace(old, new))
+
+
+def test_one_rule_of_a_type_for_each_baseline() -> None:
+    rules = ["{type: ceiling, at_most: 0.9}"] + [
+        f"{{type: {kind}: {name}, {value}}}"
+        for name in ("parent", "champion")
+        for kind, value in (("noninferior, to", "margin: 0.05"), ("improve, over", "by: 0.0"))
+    ]
+    policy = parse_policy(GOOD[: GOOD.rindex("      - {")] + "".join(f"      - {rule}\n" for rule in rules))
+    assert len(policy.metrics[0].rules) == 6
 
 
 @pytest.mark.parametrize(

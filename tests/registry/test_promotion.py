@@ -177,10 +177,10 @@ def test_a_laxer_policy_cannot_take_over_a_guarded_alias(world: World) -> None:
     first = world.candidate(base)
     world.gate(first)
     world.promote(first)
-    rule = "[{type: floor, at_least: 0.0}]"
+    rule = "[{type: floor, at_least: 0.01}]"
     metric = f"[{{suite: toy, metric: toy, min_rows: 2, min_clusters: 2, max_truncated: 1.0, rules: {rule}}}]"
     world.policies["lax"] = parse_policy(f"name: lax\nversion: 1\nmetrics: {metric}")
-    bad = world.candidate(base, right=0, value=2.0)
+    bad = world.candidate(base, right=60, value=2.0)
     assert world.gate(bad, policy="lax").verdict == "PASS"
     assert refused(world, bad) == {"WRONG_POLICY"}
 
