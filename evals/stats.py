@@ -63,10 +63,14 @@ def count_flips(baseline: Sequence[float], candidate: Sequence[float]) -> Flips:
     """
     if len(baseline) != len(candidate):
         raise ValueError(f"{len(baseline)} baseline scores, {len(candidate)} candidate scores")
-    if any(score not in (0, 1) for score in (*baseline, *candidate)):
-        raise ValueError("scores must be 0 or 1")
+    _require_binary((*baseline, *candidate))
     pairs = list(zip(baseline, candidate, strict=True))
     return Flips(len(pairs), sum(c > b for b, c in pairs), sum(c < b for b, c in pairs))
+
+
+def _require_binary(scores: Sequence[float]) -> None:
+    if any(score not in (0, 1) for score in scores):
+        raise ValueError("scores must be 0 or 1")
 
 
 # -- one pair of bounds ------------------------------------------------------------------------------------------------
@@ -95,8 +99,8 @@ def tango(n: float, gained: float, lost: float, z: float) -> tuple[float, float]
             return math.copysign(math.inf, gap) if gap else 0.0
         return gap / math.sqrt(variance)
 
-    low = -1.0 if score(-1.0) <= z else _bisect(lambda delta: score(delta) - z, -1.0, estimate)
-    high = 1.0 if score(1.0) >= -z else _bisect(lambda delta: score(delta) + z, estimate, 1.0)
+    low = _bisect(lambda delta: score(delta) - z, -1.0, estimate)
+    high = _bisect(lambda delta: score(delta) + z, estimate, 1.0)
     return low, high
 
 
@@ -141,8 +145,8 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> floa
 
     The ratio cannot be seen before some clusters depart from the commonest value. With k clusters that do, the worst
     case (Kish: sum of squared sizes over n, everything in a cluster flips together) keeps the weight 1 / (1 + (k /
-    4)^3): .5 at 4, .06 at 10. Found by simulation (docs/gates.md): without it, rare flips in whole clusters pass in up
-    to 11% of trials instead of 5%.
+    4)^3): .5 at 4, .06 at 10. Without it rare flips in whole clusters pass far too often; docs/gates.md has the
+    simulation.
 
     Raises:
         UndefinedError: fewer than two clusters.
@@ -203,7 +207,9 @@ def proportion(scores: Sequence[float], clusters: Sequence[Hashable]) -> Interva
 
     Raises:
         UndefinedError: fewer than two clusters.
+        ValueError: scores other than 0 and 1.
     """
+    _require_binary(scores)
     effect = design_effect(scores, clusters)
     n, right, num_clusters = len(scores), float(sum(scores)), len(set(clusters))
     # Student's quantile widens the normal one by this ratio; the same for the sample size keeps few clusters honest.

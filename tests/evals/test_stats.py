@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, binom, binomtest
+from scipy.stats import beta, binom, binomtest, t
 
 from posttrain.evals import stats
 
@@ -103,6 +103,14 @@ def test_examples_needed_for_noninferiority(discordance: float, margin: float, n
     assert stats.examples_needed(discordance, margin) == needed
 
 
+def test_examples_needed_worked_by_hand() -> None:
+    # Variance .1 - .02^2 = .0996, distance .05 + .02 = .07, z 1.644854 + 1.281552, squared 8.563851:
+    # 2 * 8.563851 * .0996 / .0049 = 348.14.
+    assert stats.examples_needed(0.1, 0.05, 0.02, effect=2, power=0.9) == 349
+    assert stats.examples_needed(0.1, 0.05, -0.02, effect=2, power=0.9) == 1896  # / .03^2: 1895.5
+    assert stats.examples_needed(0.0, 0.05) == 1
+
+
 def test_nothing_proves_noninferiority_at_the_margin() -> None:
     with pytest.raises(stats.UndefinedError):
         stats.examples_needed(0.2, 0.05, difference=-0.05)
@@ -115,6 +123,65 @@ def test_design_effect_worked_by_hand() -> None:
     assert stats.design_effect([1, 0, 1, 0], ["a", "b", "c", "d"]) == 1.0
     # Nothing departs: the worst case, sum of squared sizes over n.
     assert stats.design_effect([0] * 6, ["a", "a", "a", "b", "b", "c"]) == pytest.approx((9 + 4 + 1) / 6)
+
+
+def by_cluster(counts: list[int], size: int) -> tuple[list[float], list[int]]:
+    """Clusters of one size, each with so many ones; returns (values, clusters)."""
+    values = [float(i < count) for count in counts for i in range(size)]
+    return values, [code for code in range(len(counts)) for _ in range(size)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "effect"),
+    [
+        # One flip in 2 of 10 pairs: squares within 2(.9^2) + 18(.1^2) = 1.8, of sums 2(.8^2) + 8(.2^2) = 1.6; 10/9 of
+        # that is below 1.8, so 1. The worst case, 2, keeps 1 / (1 + (2/4)^3) = 8/9.
+        ([1] * 2 + [0] * 8, 2, 1 / 9 + 8 / 9 * 2),
+        # One flip in 6 of 10 pairs: 2.4 * 10/9 below 4.2, so 1 again. The worst case keeps 1 / (1 + (6/4)^3) = 8/35.
+        ([1] * 6 + [0] * 4, 2, 27 / 35 + 8 / 35 * 2),
+        # Three flips in 2 of 6 clusters of four: within 6(.75^2) + 18(.25^2) = 4.5, sums 2(2^2) + 4(1^2) = 12, 6/5 of
+        # that is 14.4: a ratio of 3.2 is seen, and the worst case is 4.
+        ([3] * 2 + [0] * 4, 4, 3.2 / 9 + 8 / 9 * 4),
+        # In 6 of 12: within 18(.625^2) + 30(.375^2) = 11.25, sums 6(1.5^2) + 6(1.5^2) = 27, 12/11 of that: 2.618.
+        ([3] * 6 + [0] * 6, 4, 27 / 35 * 27 * 12 / 11 / 11.25 + 8 / 35 * 4),
+    ],
+)
+def test_design_effect_while_few_clusters_flip(counts: list[int], size: int, effect: float) -> None:
+    values, clusters = by_cluster(counts, size)
+    assert stats.design_effect(values, clusters) == pytest.approx(effect, rel=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_clustered_difference_uses_students_quantile(sign: int) -> None:
+    flips, clusters = by_cluster([2] * 5 + [0] * 35, 12)
+    old, new = [0.0] * 480, flips
+    if sign < 0:
+        old, new = new, old
+    found = stats.paired_difference(old, new, clusters)
+    effect = stats.design_effect(flips, clusters)
+    counts = (10 / effect, 0.0) if sign > 0 else (0.0, 10 / effect)
+    expected = stats.tango(480 / effect, *counts, t.ppf(0.95, 39))
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-9)
+    assert (found.estimate, found.design_effect) == pytest.approx((sign * 10 / 480, effect))
+    assert (found.n, found.clusters, found.level) == (480, 40, 0.9)
+    half = stats.paired_difference(old, new, clusters, alpha=0.025)
+    expected = stats.tango(480 / effect, *counts, t.ppf(0.975, 39))
+    assert (half.low, half.high) == pytest.approx(expected, rel=1e-9)
+    assert half.level == 0.95
+
+
+def test_a_clustered_proportion_worked_by_hand() -> None:
+    # 5 clusters of four with 4, 4, 3, 4, 1 right, mean .8: squares within 16(.2^2) + 4(.8^2) = 3.2; sums .8, .8, -.2,
+    # .8, -2.2, squared 6.8; 5/4 of that over 3.2 is 2.65625. Two clusters hold an error: the worst case, 4, keeps 8/9.
+    scores, clusters = by_cluster([4, 4, 3, 4, 1], 4)
+    found = stats.proportion(scores, clusters)
+    effect = 2.65625 / 9 + 8 / 9 * 4
+    assert found.design_effect == pytest.approx(effect, rel=1e-12)
+    widened = effect * (t.ppf(0.95, 4) / Z) ** 2
+    right, wrong = 16 / widened, 4 / widened
+    expected = (beta.ppf(0.05, right, wrong + 1), beta.ppf(0.95, right + 1, wrong))
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-9)
+    assert (found.estimate, found.n, found.clusters, found.level) == (0.8, 20, 5, 0.9)
 
 
 def test_fewer_than_two_clusters_is_undefined() -> None:
@@ -145,6 +212,11 @@ def test_scores_other_than_0_and_1_are_refused() -> None:
         stats.paired_difference([0.5, 1], [1, 1], ["a", "b"])
     with pytest.raises(ValueError, match="1 baseline scores"):
         stats.count_flips([1], [1, 0])
+    for scores in ([7, 7, 0, 0], [0.5, 1, 0, 1], [math.nan, 1, 0, 1], [-1, 1, 0, 1]):
+        with pytest.raises(ValueError, match="0 or 1"):
+            stats.proportion(scores, [0, 0, 1, 1])
+        with pytest.raises(ValueError, match="0 or 1"):
+            stats.paired_difference([0, 1, 0, 1], scores, [0, 0, 1, 1])
 
 
 # -- simulation --------------------------------------------------------------------------------------------------------
