@@ -9,32 +9,15 @@ built.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 
 
-@dataclass(frozen=True)
-class DocResult:
-    """One document's metrics under one filter, from lm-eval's own scoring; `error` instead where the scoring raised."""
-
-    task: str
-    doc_id: int
-    filter: str
-    metrics: dict[str, Any]
-    error: str = ""
-
-
-def build_requests(task: Task, lm: LM, *, apply_chat_template: bool = False) -> list[Instance]:
+def build_requests(task: Task) -> list[Instance]:
     """The task's requests. `repeats` of a request are separate entries of its `resps`."""
-    task.build_all_requests(
-        apply_chat_template=apply_chat_template,
-        chat_template=lm.apply_chat_template if apply_chat_template else None,
-        tokenizer_name=lm.tokenizer_name if apply_chat_template else "",
-    )
+    task.build_all_requests()
     return list(task.instances)
 
 
@@ -76,28 +59,3 @@ def _kind(instance: Instance) -> tuple[str, str]:
 def _order(instance: Instance) -> tuple[tuple[str, str], int]:
     prompt = instance.args[0]
     return _kind(instance), -len(getattr(prompt, "ids", prompt))
-
-
-def score_task(task: Task) -> list[DocResult]:
-    """Applies the task's filters and its own scoring to requests that have been run.
-
-    A document whose scoring raises is marked, and the others are scored.
-    """
-    task.apply_filters()
-    docs: dict[int, list[Instance]] = {}
-    for instance in task.instances:
-        docs.setdefault(instance.doc_id, []).append(instance)
-    results = []
-    for doc_id, instances in sorted(docs.items()):
-        instances.sort(key=lambda instance: instance.idx)
-        for name in instances[0].filtered_resps:
-            try:
-                metrics = task.process_results(
-                    instances[0].doc, [instance.filtered_resps[name] for instance in instances]
-                )
-            except Exception as error:
-                # A scorer's failure is that document's result; the others are scored all the same.
-                results.append(DocResult(task.task_name, doc_id, name, {}, f"{type(error).__name__}: {error}"))
-            else:
-                results.append(DocResult(task.task_name, doc_id, name, dict(metrics)))
-    return results

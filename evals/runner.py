@@ -98,7 +98,7 @@ class _Attempt:
         )
         self._phase("evaluating")
         tasks = [lm_task for suite in suites for lm_task in self._tasks(suite, prompter)]
-        requests = [instance for lm_task in tasks for instance in build_requests(lm_task, lm)]
+        requests = [instance for lm_task in tasks for instance in build_requests(lm_task)]
         owners = {lm_task.task_name: lm_task for lm_task in tasks}
         header = self._header(suites, requests, owners, prompter, loaded)
         output = self.folder / OUTPUT_FOLDER

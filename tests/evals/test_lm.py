@@ -13,8 +13,8 @@ import pytest
 from posttrain.engine.models import load
 from posttrain.engine.task import ModelInput
 from posttrain.evals.lm import Answer, Likelihood, PosttrainLM
-from posttrain.evals.loop import build_requests, run_requests, score_task
-from posttrain.evals.prompts import PlainPrompter
+from posttrain.evals.loop import build_requests, run_requests
+from posttrain.evals.prompts import PlainPrompter, RenderedPrompt
 from posttrain.evals.suites import load_suite
 from posttrain.evals.tasks import SuiteLmTask
 
@@ -101,6 +101,11 @@ def test_what_does_not_fit_is_flagged_and_not_cut(ours: PosttrainLM) -> None:
     assert (answer, answer.stop_reason, answer.num_tokens) == ("", "context", 0)
     assert isinstance(fine, Answer)
     assert fine.stop_reason == "length"
+    room = 2  # what the context leaves after this prompt: an answer that it cuts is flagged too, and kept
+    ids = list(range(3, 3 + ours.max_length - room))
+    cut = ours.generate_until([instance("generate_until", RenderedPrompt("fox", ids), {"max_gen_toks": 9})])[0]
+    assert isinstance(cut, Answer)
+    assert (cut.stop_reason, cut.num_tokens) == ("context", room)
     flagged = ours.loglikelihood([instance("loglikelihood", long, " dog")])[0]
     assert isinstance(flagged, Likelihood)
     assert (flagged[0], flagged[1], flagged.stop_reason) == (-math.inf, False, "context")
@@ -154,20 +159,26 @@ def make_lm_eval_task(kind: str) -> Any:
     return ConfigurableTask(config=config)
 
 
-@pytest.mark.parametrize("kind", ["multiple_choice", "generate_until"])
-def test_our_loop_scores_an_lm_eval_task_as_lm_eval_does(ours: PosttrainLM, theirs: Any, kind: str) -> None:
-    results = []
+@pytest.mark.parametrize(("kind", "num_requests"), [("multiple_choice", 3), ("generate_until", 1)])
+def test_our_loop_answers_an_lm_eval_task_as_lm_evals_model_does(
+    ours: PosttrainLM, theirs: Any, kind: str, num_requests: int
+) -> None:
+    answers = []
     for model in (ours, theirs):
-        task = make_lm_eval_task(kind)
-        requests = build_requests(task, model)
-        done: list[int] = []
-        run_requests(model, requests, chunk_rows=4, on_done=lambda chunk, done=done: done.append(len(chunk)))
-        assert sum(done) == len(requests)
-        results.append(score_task(task))
-    metric = "acc" if kind == "multiple_choice" else "exact_match"
-    assert [(r.doc_id, r.metrics[metric]) for r in results[0]] == [(r.doc_id, r.metrics[metric]) for r in results[1]]
-    assert len(results[0]) == len(DOCS)
-    assert not any(result.error for result in results[0])
+        requests = build_requests(make_lm_eval_task(kind))
+        done: list[str] = []
+        run_requests(model, requests, chunk_rows=4, on_done=lambda chunk, done=done: done.extend(map(repr, chunk)))
+        assert len(done) == len(set(done)) == len(requests) == num_requests * len(DOCS)
+        assert all(len(request.resps) == 1 for request in requests)
+        answers.append({(request.doc_id, request.idx): request.resps[0] for request in requests})
+    mine, other = answers
+    assert mine.keys() == other.keys()
+    for key, answer in mine.items():
+        if kind == "generate_until":
+            assert str(answer) == other[key]
+        else:
+            assert answer[0] == pytest.approx(other[key][0], abs=1e-4)
+            assert answer[1] == other[key][1]
 
 
 def test_lm_evals_own_loop_runs_our_model_and_our_tasks(ours: PosttrainLM, suite: Path) -> None:
@@ -182,22 +193,9 @@ def test_lm_evals_own_loop_runs_our_model_and_our_tasks(ours: PosttrainLM, suite
         found = evaluate(lm=ours, task_dict={"echo/echo": task}, bootstrap_iters=0, log_samples=True)
     assert len(found["samples"]["echo/echo"]) == 24
     task = SuiteLmTask(loaded.tasks[0], examples, prompter, 8)
-    run_requests(ours, build_requests(task, ours), chunk_rows=8)
-    mean = sum(result.metrics["echo"] for result in score_task(task)) / 24
-    assert found["results"]["echo/echo"]["echo,none"] == pytest.approx(mean)
-
-
-def test_a_document_whose_scoring_raises_is_marked(ours: PosttrainLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = make_lm_eval_task("generate_until")
-    run_requests(ours, build_requests(task, ours), chunk_rows=8)
-    process = task.process_results
-
-    def fragile(doc: Any, results: Any) -> Any:
-        if doc["question"] == "what is three?":
-            raise RuntimeError("boom")
-        return process(doc, results)
-
-    monkeypatch.setattr(task, "process_results", fragile)
-    found = score_task(task)
-    assert [result.error for result in found if result.error] == ["RuntimeError: boom"]
-    assert len(found) == len(DOCS)
+    requests = build_requests(task)
+    run_requests(ours, requests, chunk_rows=8)
+    rows = [task.row(request.doc, request.args[0], request.resps[0]) for request in requests]
+    theirs = {sample["doc"].id: sample["filtered_resps"][0] for sample in found["samples"]["echo/echo"]}
+    assert {row.example_id: row.answer for row in rows} == {id: answer.strip() for id, answer in theirs.items()}
+    assert found["results"]["echo/echo"]["echo,none"] == pytest.approx(sum(row.score for row in rows) / 24)
