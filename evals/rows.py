@@ -89,8 +89,8 @@ class ResultRow(Record):
 
     `score` is 1 for right, 0 for wrong. `messages_digest` covers what was asked (canonical messages and tools),
     `prompt_digest` the text that the model saw. A row with a `scorer_error` has score 0 and keeps every gate from
-    passing. `stop_reason`: `stop` (a stop token or string), `length` (the cap), `context` (the prompt left no room;
-    nothing was generated), `none` (log-likelihood).
+    passing. `stop_reason`: `stop` (a stop token or string), `length` (the cap), `context` (the end of the model's
+    context cut the answer; with `num_tokens` 0 the prompt itself left no room), `none` (log-likelihood).
     """
 
     type: Literal["row"] = "row"

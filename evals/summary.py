@@ -38,14 +38,12 @@ def _by_metric(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
 
 
 def _share(rows: Sequence[ResultRow]) -> dict[str, Any]:
-    """`interval` is empty where it is undefined (no rows, one wording)."""
-    interval: list[float] = []
+    """`interval` is the whole range where it is undefined (no rows, one wording), as in a gate's report."""
     try:
         share = stats.proportion([row.score for row in rows], [row.wording_id for row in rows])
-    except stats.UndefinedError:
-        pass  # said by the empty interval
-    else:
         interval = [round(share.low, 6), round(share.high, 6)]
+    except stats.UndefinedError:
+        interval = [0.0, 1.0]
     return {
         "n": len(rows),
         "wordings": len({row.wording_id for row in rows}),
