@@ -6,21 +6,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from posttrain.engine.spec import sha256_text
+from posttrain.evals.policy import MetricPolicy, Policy, Rule
 from posttrain.evals.rows import EvalRun, GenerationInfo, ResultRow, RowsHeader, SuiteInfo, TemplateInfo
 
 Scores = Mapping[tuple[str, str], Sequence[float]]
 
 
+def one_metric(*rules: Rule, **options: Any) -> Policy:
+    """A policy for suite s, metric m alone; options are fields of its `MetricPolicy`."""
+    metric = {"suite": "s", "metric": "m", "min_rows": 2, "min_clusters": 2, "rules": list(rules), **options}
+    return Policy(name="t", version=1, metrics=[MetricPolicy(**metric)])
+
+
 def make_row(suite: str, metric: str, number: int, score: float, wordings: int = 50, **changes: Any) -> ResultRow:
+    """Row `number`: of one of two tasks, one of the wordings in turn, and a cluster of 20 neighbours.
+
+    So task, wording and cluster cut the rows in three different ways.
+    """
     example = f"{metric}-{number:05d}"
     values: dict[str, Any] = {
         "example_id": example,
         "suite": suite,
-        "task": metric,
+        "task": f"{metric}-t{number % 2}",
         "metric": metric,
         "shard": "gate",
         "wording_id": f"{metric}-w{number % wordings}",
-        "cluster_id": f"{metric}-c{number % wordings}",
+        "cluster_id": f"{metric}-c{number // 20}",
         "messages_digest": sha256_text(f"{suite}/{example}"),
         "prompt_digest": sha256_text(f"prompt {suite}/{example}"),
         "score": float(score),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posttrain.evals.gate import REASONS, GateReport, explain, parse_report, run_gate
-from posttrain.evals.policy import Policy, load_policy, parse_policy
+from posttrain.evals.policy import Ceiling, Floor, Improve, NonInferior, Policy, load_policy, parse_policy
 from posttrain.evals.rows import EvalRun, SuiteInfo, read_rows, write_rows
 
-from .build import change_header, change_row, make_row, make_run
+from .build import change_header, change_row, make_row, make_run, one_metric
 
 POLICY = parse_policy(
     """
@@ -148,10 +149,7 @@ def test_refusing_everything_fails_over_refusal_and_complying_with_everything_fa
 
 
 def test_inconclusive_says_how_many_examples_are_needed() -> None:
-    policy = parse_policy(
-        "name: t\nversion: 1\nmetrics:\n  - {suite: s, metric: m, min_rows: 50, min_clusters: 40, "
-        "rules: [{type: noninferior, to: champion, margin: 0.05}]}\n"
-    )
+    policy = one_metric(NonInferior(to="champion", margin=0.05))
     old = draw(0.8, 5, 100)
     report = run_gate(policy, instruct(flip(old, 0.3, 6), "bot@2"), {"champion": instruct(old)})
     assert report.verdict == "INCONCLUSIVE"
@@ -161,10 +159,7 @@ def test_inconclusive_says_how_many_examples_are_needed() -> None:
 
 
 def test_a_ceiling() -> None:
-    policy = parse_policy(
-        "name: t\nversion: 1\nmetrics:\n  - {suite: s, metric: m, min_rows: 400, min_clusters: 40, "
-        "rules: [{type: ceiling, at_most: 0.1}]}\n"
-    )
+    policy = one_metric(Ceiling(at_most=0.1))
     assert run_gate(policy, instruct(draw(0.02, 7)), {}).verdict == "PASS"
     report = run_gate(policy, instruct(draw(0.3, 7)), {})
     assert (report.verdict, codes(report)) == ("FAIL", {"CEILING"})
@@ -201,15 +196,20 @@ def mutations() -> dict[str, tuple[EvalRun, EvalRun]]:
         "row doubled": (run.model_copy(update={"rows": (*run.rows[:-1], run.rows[0])}), CHAMPION),
         "question edited": (change_row(run, 3, messages_digest="0" * 64), CHAMPION),
         "wording edited": (change_row(run, 3, wording_id="elsewhere"), CHAMPION),
+        "cluster edited": (change_row(run, 3, cluster_id="elsewhere"), CHAMPION),
+        "task edited": (change_row(run, 3, task="m-t0"), CHAMPION),
         "metric edited": (change_row(run, 3, metric="other"), CHAMPION),
         "shard edited": (change_row(run, 3, shard="unseen"), CHAMPION),
         "other suite version": (change_header(run, suites=other), CHAMPION),
         "other shard": (change_header(run, shard="dev"), CHAMPION),
         "other scorers": (change_header(run, scorer_digest="0" * 64), CHAMPION),
-        "other settings": (
-            change_header(run, generation=run.header.generation.model_copy(update={"seed": 1})),
-            CHAMPION,
-        ),
+        **{
+            f"other {name}": (
+                change_header(run, generation=run.header.generation.model_copy(update={name: value})),
+                CHAMPION,
+            )
+            for name, value in {"seed": 1, "max_rows": 500, "max_new_tokens": 64, "temperature": 0.5}.items()
+        },
         "other dtype": (change_header(run, dtype="bfloat16"), CHAMPION),
         "suite not run": (change_header(run, suites=[]), CHAMPION),
         "suite twice": (change_header(run, suites=run.header.suites * 2), CHAMPION),
@@ -225,9 +225,15 @@ def test_rows_that_do_not_pair_are_never_judged_silently(name: str) -> None:
     assert "PAIRING_MISMATCH" in codes(report)
 
 
-def test_a_missing_parent_and_a_missing_suite_do_not_pass() -> None:
-    report = run_gate(POLICY, CANDIDATE, {"champion": CHAMPION})
-    assert (report.verdict, codes(report)) == ("INCONCLUSIVE", {"PAIRING_MISMATCH"})
+@pytest.mark.parametrize("rule", [Improve(over="parent", by=0.0), NonInferior(to="parent", margin=0.1)])
+def test_a_missing_parent_does_not_pass(rule: Improve | NonInferior) -> None:
+    for policy in (POLICY, one_metric(rule, Floor(at_least=0.5))):
+        report = run_gate(policy, CANDIDATE, {"champion": CHAMPION})
+        assert (report.verdict, codes(report)) == ("INCONCLUSIVE", {"PAIRING_MISMATCH"})
+        assert [reason.baseline for reason in report.reasons] == ["parent"]
+
+
+def test_a_missing_suite_does_not_pass() -> None:
     other = make_run({("t", "m"): GOOD})
     assert run_gate(POLICY, other, {"parent": base([0.0] * 500)}).verdict != "PASS"
 
@@ -258,24 +264,14 @@ def test_templates() -> None:
     has_own = make_run({SM: GOOD}, weights="b", template="version", has_own=True)
     assert "TEMPLATE_MISMATCH" in verdict(parent=has_own)
     assert "TEMPLATE_MISMATCH" in verdict(candidate=make_run({SM: GOOD}, template="version", has_own=False))
-    assert "TEMPLATE_MISMATCH" in verdict(champion=make_run({SM: GOOD}, weights="c", template="plain", has_own=False))
-
-
-def test_truncated_answers_fail() -> None:
-    candidate = CANDIDATE
-    for index in range(30):
-        candidate = change_row(candidate, index, stop_reason="length")
-    report = judge(candidate, CHAMPION)
-    assert (report.verdict, codes(report)) == ("FAIL", {"TRUNCATED"})
-    for reason in ("length", "context"):
-        assert judge(change_row(CANDIDATE, 0, stop_reason=reason), CHAMPION).verdict == "PASS"
+    for template in ("plain", "version"):  # a champion has to answer under its own, even where the text is the same
+        champion = make_run({SM: GOOD}, weights="c", template=template, has_own=False)
+        assert champion.header.template.digest == CANDIDATE.header.template.digest
+        assert verdict(champion=champion) == {"TEMPLATE_MISMATCH"}
 
 
 def test_a_baseline_at_chance_carries_no_verdict() -> None:
-    policy = parse_policy(
-        "name: t\nversion: 1\nmetrics:\n  - {suite: s, metric: m, min_rows: 400, min_clusters: 40, chance: 0.5, "
-        "rules: [{type: noninferior, to: champion, margin: 0.2}]}\n"
-    )
+    policy = one_metric(NonInferior(to="champion", margin=0.2), chance=0.5)
     report = run_gate(policy, instruct(draw(0.5, 8), "bot@2"), {"champion": instruct(draw(0.5, 9))})
     assert report.verdict == "INCONCLUSIVE"
     assert "NO_SENSITIVITY" in codes(report)
@@ -299,11 +295,22 @@ def test_too_few_rows_or_wordings() -> None:
         assert "N_TOO_SMALL" in codes(report)
 
 
+def test_a_sample_of_the_suite_has_to_be_as_large_as_the_policy_asks() -> None:
+    """A policy pins no cap on rows; `min_rows` is what a sampled run cannot get round, whatever its header says."""
+
+    def sampled(num: int, **options: Any) -> EvalRun:
+        run = make_run({SM: GOOD[:num]}, **options)
+        return change_header(run, generation=run.header.generation.model_copy(update={"max_rows": num}))
+
+    policy = one_metric(NonInferior(to="champion", margin=0.08), min_rows=400)
+    for num, expected in ((399, {"N_TOO_SMALL"}), (400, set())):
+        report = run_gate(policy, sampled(num), {"champion": sampled(num, weights="champion")})
+        assert codes(report) == expected
+        assert (report.verdict == "PASS") == (not expected)
+
+
 def test_no_rule_that_applies_is_not_a_pass() -> None:
-    policy = parse_policy(
-        "name: t\nversion: 1\nmetrics:\n  - {suite: s, metric: m, min_rows: 400, min_clusters: 40, "
-        "rules: [{type: noninferior, to: champion, margin: 0.08}]}\n"
-    )
+    policy = one_metric(NonInferior(to="champion", margin=0.08))
     report = run_gate(policy, CANDIDATE, {"parent": base([0.0] * 500)})
     assert (report.verdict, codes(report)) == ("INCONCLUSIVE", {"NO_SENSITIVITY"})
 
