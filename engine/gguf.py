@@ -5,7 +5,8 @@ The file's quantised tensors are dequantised to float32 by transformers' own loa
 same config without the quantisation note. A process of its own does this: the server that asks for it imports no
 torch.
 
-GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The first 8 bytes of the format, by ggml's specification (docs/gguf.md of github.com/ggml-org/ggml): "GGUF", then the
+version as a little-endian uint32.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from posttrain.engine.errors import CancelledError, NonFiniteError
 from posttrain.engine.events import CheckpointSaved, Resumed, StepMetrics
 from posttrain.engine.methods.base import Method, Models
 from posttrain.engine.optim import Optimizer, learning_rate
-from posttrain.engine.spec import IftSpec, SftSpec, spec_digest
+from posttrain.engine.spec import TrainSpec, spec_digest
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Trainer:
     `sources[i]` holds the encoded rows of `spec.data[i]`. `should_stop` is asked after each step.
     """
 
-    spec: SftSpec | IftSpec
+    spec: TrainSpec
     method: Method
     models: Models
     sources: Sequence[Sequence[Row]]

@@ -28,7 +28,7 @@ from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
 from posttrain.engine.events import ExitRecord, Note, Phase, Progress
 from posttrain.engine.loop import Trainer
-from posttrain.engine.methods import METHODS, Models, SftMethod
+from posttrain.engine.methods import METHODS, Method, Models
 from posttrain.engine.models import (
     LanguageModel,
     check_exactness,
@@ -133,7 +133,7 @@ class _Attempt:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def _encode(self, dataset: DatasetInput, method: SftMethod, encoder: Encoder, limit: int) -> list[Row]:
+    def _encode(self, dataset: DatasetInput, method: Method, encoder: Encoder, limit: int) -> list[Row]:
         path = Path(dataset.path)
         if not path.is_file():
             raise DataError(

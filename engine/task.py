@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from posttrain.engine.spec import EvaluateSpec, IftSpec, Option, SftSpec
+from posttrain.engine.spec import EvaluateSpec, Option, TrainSpec
 
 ASSIGNMENT_FILE = "assignment.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -63,7 +63,7 @@ class TrainTask(Option):
     type: Literal["train"] = "train"
     job: str
     attempt: int
-    spec: Annotated[IftSpec | SftSpec, Field(discriminator="kind")]
+    spec: Annotated[TrainSpec, Field(discriminator="kind")]
     base: ModelInput
     datasets: list[DatasetInput]
     resume_from: str = Field(

@@ -24,7 +24,7 @@ from posttrain.engine.data.formats import (
     normalise,
     parse_row,
 )
-from posttrain.engine.errors import DataError, EmptyDatasetError
+from posttrain.engine.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,6 @@ class DatasetReport:
     @property
     def is_valid(self) -> bool:
         return self.num_problems == 0
-
-    def raise_if_invalid(self, source: str) -> None:
-        """Raises DataError (EmptyDatasetError for no rows) that names the first problems."""
-        if self.is_valid:
-            return
-        shown = "; ".join(str(problem) for problem in self.problems[:5])
-        more = f" (and {self.num_problems - 5} more rows)" if self.num_problems > 5 else ""
-        kind = EmptyDatasetError if self.num_rows == 0 else DataError
-        raise kind(f"{source}: {shown}{more}")
 
 
 def validate_file(path: Path, max_problems: int = 20) -> DatasetReport:

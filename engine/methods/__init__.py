@@ -4,6 +4,6 @@ from posttrain.engine.methods.base import Method, Metrics, Models, Window
 from posttrain.engine.methods.ift import IftMethod
 from posttrain.engine.methods.sft import SftMethod
 
-METHODS: dict[str, type[SftMethod]] = {"ift": IftMethod, "sft": SftMethod}
+METHODS: dict[str, type[Method]] = {"ift": IftMethod, "sft": SftMethod}
 
 __all__ = ["METHODS", "IftMethod", "Method", "Metrics", "Models", "SftMethod", "Window"]

@@ -14,6 +14,7 @@ from posttrain.engine.data.formats import Example
 from posttrain.engine.data.packing import Batch
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.models import LanguageModel
+from posttrain.engine.spec import TrainSpec
 
 Metrics = dict[str, float]
 
@@ -35,6 +36,8 @@ class Models:
 
 class Method(Protocol):
     """One technique. Heavy objects are arguments; a method reads no file, environment or command line."""
+
+    def __init__(self, spec: TrainSpec) -> None: ...
 
     def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
         """The chat template that is trained and saved, and ids of tokens whose rows the base has not learnt."""

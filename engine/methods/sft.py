@@ -21,13 +21,13 @@ from posttrain.engine.errors import TemplateError
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods.base import Metrics, Models, Window
 from posttrain.engine.models import own_template
-from posttrain.engine.spec import BuiltinTemplate, IftSpec, SftSpec
+from posttrain.engine.spec import BuiltinTemplate, TrainSpec
 
 
 class SftMethod:
     """Trains any causal LM on conversations; see the module's docstring."""
 
-    def __init__(self, spec: SftSpec | IftSpec) -> None:
+    def __init__(self, spec: TrainSpec) -> None:
         self._spec = spec
 
     def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
