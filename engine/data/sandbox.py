@@ -100,6 +100,13 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError("the template computes a number above 2**63")
         return result
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Refuses `text.format` where it is looked up: jinja2 would hand on a function of its own for it, which `call`
+        cannot tell from any other."""
+        found = super().wrap_str_format(value)
+        if found is not None:
+            raise SecurityError(f"text.{value.__name__}() is not available in chat templates")
+
     def call(self, context: jinja2.runtime.Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(callee, "__self__", None), getattr(callee, "__name__", "")
         if isinstance(owner, str):
