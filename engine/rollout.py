@@ -24,12 +24,11 @@ from posttrain.engine.errors import CancelledError, DataError, NonFiniteError, S
 from posttrain.engine.kv_cache import Decode, KvCache, Prefill
 from posttrain.engine.losses import chunk_rows
 from posttrain.engine.models import LanguageModel
+from posttrain.engine.spec import MIN_TEMPERATURE
 
 StopReason = Literal["stop", "length", "context"]
 PREFILL_TOKENS = 4096
 SCORE_TOKENS = 4096
-# Below it the rounding of float32 logits (about 1e-6 of 20) is divided into what decides: greedy but for chance.
-MIN_TEMPERATURE = 1e-3
 _NON_FINITE_HINT = "the weights are damaged or overflow in this dtype: check the training's loss, or use dtype float32"
 # `(W @ x.T).T` shares the weights among threads where `x @ W.T` shares the few rows. With one thread there is nothing
 # to share.

@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Annotated, BinaryIO, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from posttrain.engine.errors import EngineError
-from posttrain.engine.spec import Option
+from posttrain.engine.spec import MIN_TEMPERATURE, Option
 from posttrain.engine.task import ModelInput
 from posttrain.registry import versions
 from posttrain.service import names
@@ -43,6 +43,13 @@ class Asked(Option):
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)]
     temperature: Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_or_warm(cls, value: float) -> float:
+        if 0 < value < MIN_TEMPERATURE:
+            raise ValueError(f"must be 0 (the likeliest token) or at least {MIN_TEMPERATURE}")
+        return value
 
 
 class SampleTask(Option):

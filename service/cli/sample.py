@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--system", default="", help="A system message at the start.")
 @click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(1, 32768), help="Longest answer.")
 @click.option(
-    "--temperature", default=0.0, show_default=True, type=click.FloatRange(0, 10), help="0: the likeliest token."
+    "--temperature", default=0.0, show_default=True, type=click.FloatRange(0, 5), help="0: the likeliest token."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the sampling.")
 @json_option

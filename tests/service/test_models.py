@@ -100,6 +100,7 @@ def test_a_rollback_needs_an_alias_and_a_reason(shared: Server) -> None:
         ({"turns": [models_pb2.ChatTurn(role="assistant", content="x")]}, "turns"),
         ({"turns": [models_pb2.ChatTurn(role="user", content="x")], "max_new_tokens": -1}, "max_new_tokens"),
         ({"turns": [models_pb2.ChatTurn(role="user", content="x")], "temperature": float("nan")}, "temperature"),
+        ({"turns": [models_pb2.ChatTurn(role="user", content="x")], "temperature": 1e-6}, "temperature"),
     ],
 )
 def test_a_conversation_that_cannot_be_held(shared: Server, fields: dict[str, object], field: str) -> None:
