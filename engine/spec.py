@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-# Sampling below it: the rounding of float32 logits (about 1e-6 of 20) is divided into what decides: greedy but for chance.
+# Below it sampling divides the rounding of float32 logits (about 1e-6 of 20) into what decides: greedy but for chance.
 MIN_TEMPERATURE = 1e-3
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 REF_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?@([1-9][0-9]{0,8}|[a-z][a-z0-9_-]{0,62})$"
