@@ -38,6 +38,7 @@ class SpecFile:
     source: str
     plain: dict[str, Any] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
+    _assigned: set[Path] = field(default_factory=set)
 
     def checked(self) -> dict[str, Any]:
         """The whole spec, defaults included.
@@ -47,7 +48,7 @@ class SpecFile:
         """
         full, problems = check_spec(self.plain)
         if problems:
-            raise self.error(problems)
+            raise self.error([_with_member(self.plain, problem) for problem in problems])
         return full
 
     def error(self, problems: list[Problem]) -> SpecFileError:
@@ -62,6 +63,8 @@ class SpecFile:
 
     def set(self, assignment: str) -> None:
         """Applies `a.b[0].c=VALUE`; VALUE is read as YAML.
+
+        Another `type` makes an option another choice: what the file says of the former one goes.
 
         Raises:
             SpecFileError: the assignment or its path makes no sense.
@@ -79,6 +82,8 @@ class SpecFile:
             is_last = following is None
             if isinstance(place, dict) and isinstance(step, str):
                 if is_last:
+                    if step == "type" and place.get("type", value) != value:
+                        self._forget(place, path[:-1])
                     place[step] = value
                 else:
                     place = place.setdefault(step, [] if isinstance(following, int) else {})
@@ -91,6 +96,40 @@ class SpecFile:
                     place = place[step]
             else:
                 raise SpecFileError([f"--set {assignment}: {path_text(path)} leads nowhere in this spec"])
+        self._assigned.add(path)
+
+    def _forget(self, choice: dict[str, Any], path: Path) -> None:
+        """Drops the options of a choice that stand in the file, not those that came from the command line."""
+        if any(path[:length] in self._assigned for length in range(1, len(path) + 1)):
+            return
+        kept = {other[len(path)] for other in self._assigned if other[: len(path)] == path and len(other) > len(path)}
+        for name in choice.keys() - kept:
+            del choice[name]
+
+
+def _with_member(plain: dict[str, Any], problem: Problem) -> Problem:
+    """The same; of an option that another member of a tagged choice has, where it belongs."""
+    from posttrain.engine.spec import KINDS
+    from posttrain.service.cli.template import alternatives
+
+    kind = str(plain.get("kind"))
+    name, *rest = map(str, problem.path or ("kind",))
+    chosen = plain.get(name)
+    if kind not in KINDS or name not in KINDS[kind].model_fields or not isinstance(chosen, dict):
+        return problem
+    members = alternatives(KINDS[kind].model_fields[name])
+    if "type" not in chosen:
+        options, said = sorted(chosen), f"{problem.description}; "
+    elif str(chosen["type"]) in members and rest and rest[0] not in members[str(chosen["type"])].model_fields:
+        options, said = rest[:1], ""
+    else:
+        return problem
+    for option in options:
+        tags = [tag for tag, member in members.items() if option in member.model_fields]
+        if tags:
+            told = f"{option} is an option of {name} type {' or '.join(tags)}: set {name}.type={tags[0]} as well"
+            return Problem(problem.path, said + told)
+    return problem
 
 
 def read_spec(data: bytes, source: str) -> SpecFile:

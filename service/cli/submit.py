@@ -63,7 +63,7 @@ def init(kind: str, file: Path | None) -> None:
     "assignments",
     multiple=True,
     metavar="OPTION=VALUE",
-    help="Change an option: optimizer.learning_rate=1e-4. Repeatable.",
+    help="Change an option: optimizer.learning_rate=1e-4, 'duration={type: steps, max_steps: 5}'. Repeatable.",
 )
 @click.option(
     "--wait/--no-wait", default=False, help="Follow the job and its chain to the end; the exit code tells how it ended."

@@ -43,9 +43,9 @@ def template(kind: str) -> str:
 def _option(model: type[BaseModel], name: str) -> list[str]:
     """An option's comment and its lines of YAML."""
     field = model.model_fields[name]
-    alternatives = _alternatives(field)
-    if alternatives:
-        return _choice(name, field, alternatives)
+    members = alternatives(field)
+    if members:
+        return _choice(name, field, members)
     nested = _nested(field)
     if nested is not None and _is_list(field):
         return [*_comment(field, "a list"), f"{name}:", *_indent(_fields(nested), first="  - ", rest="    ")]
@@ -55,13 +55,13 @@ def _option(model: type[BaseModel], name: str) -> list[str]:
     return [*_comment(field, _kind(model, name)), f"{name}: {_scalar(value)}"]
 
 
-def _choice(name: str, field: FieldInfo, alternatives: dict[str, type[BaseModel]]) -> list[str]:
+def _choice(name: str, field: FieldInfo, members: dict[str, type[BaseModel]]) -> list[str]:
     """A tagged choice: the default in force, the others beside it as comments."""
     default = field.get_default(call_default_factory=True)
-    chosen = default.type if isinstance(default, BaseModel) and hasattr(default, "type") else next(iter(alternatives))
-    lines = [*_comment(field, f"one of: {', '.join(alternatives)}"), f"{name}:"]
-    for tag in sorted(alternatives, key=lambda item: item != chosen):
-        block = _indent([f"type: {tag}", *_fields(alternatives[tag])])
+    chosen = default.type if isinstance(default, BaseModel) and hasattr(default, "type") else next(iter(members))
+    lines = [*_comment(field, f"one of: {', '.join(members)}"), f"{name}:"]
+    for tag in sorted(members, key=lambda item: item != chosen):
+        block = _indent([f"type: {tag}", *_fields(members[tag])])
         if tag == chosen:
             lines += block
         else:
@@ -107,7 +107,7 @@ def _nested(field: FieldInfo) -> type[BaseModel] | None:
     return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
 
 
-def _alternatives(field: FieldInfo) -> dict[str, type[BaseModel]]:
+def alternatives(field: FieldInfo) -> dict[str, type[BaseModel]]:
     """Tag -> options, of a tagged choice; empty for anything else."""
     if field.discriminator is None and not any(getattr(item, "discriminator", None) for item in field.metadata):
         return {}

@@ -160,6 +160,63 @@ def test_an_option_from_the_command_line(assignment: str, check: Any) -> None:
     assert check(file.checked())
 
 
+STEPS = GOOD + "duration: {type: epochs, num_epochs: 1}\n"
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["duration.type=steps", "duration.max_steps=5"],
+        ["duration.max_steps=5", "duration.type=steps"],
+        ["duration={type: steps, max_steps: 5}"],
+    ],
+)
+def test_another_type_from_the_command_line_leaves_the_former_ones_options_behind(assignments: list[str]) -> None:
+    file = read_spec(STEPS.encode(), "x.yaml")
+    for assignment in assignments:
+        file.set(assignment)
+    assert file.checked()["duration"] == {"type": "steps", "max_steps": 5}
+
+
+def test_the_same_type_again_changes_nothing_and_a_mapping_from_the_command_line_stays() -> None:
+    file = read_spec(STEPS.encode(), "x.yaml")
+    file.set("duration.type=epochs")
+    assert file.checked()["duration"]["num_epochs"] == 1
+    file.set("adapter={type: lora, rank: 4}")
+    file.set("adapter.rank=8")
+    assert file.checked()["adapter"]["rank"] == 8
+    file.set("adapter.type=full")
+    with pytest.raises(SpecFileError, match="rank is an option of adapter type lora"):
+        file.checked()
+
+
+MEMBER = "max_steps is an option of duration type steps: set duration.type=steps as well"
+
+
+@pytest.mark.parametrize(
+    ("text", "assignment", "message"),
+    [
+        (STEPS, "duration.max_steps=5", f"x.yaml:8: duration.max_steps: {MEMBER}"),
+        (GOOD, "duration.max_steps=5", f"x.yaml: duration: say which: type: epochs | steps; {MEMBER}"),
+        (STEPS, "duration.max_stps=5", "x.yaml:8: duration.max_stps: no such option; the options here: "),
+        (STEPS, "duration.num_epoch=5", "x.yaml:8: duration.num_epoch: no such option; did you mean 'num_epochs'?"),
+        (STEPS, "duration.type=stps", "x.yaml:8: duration.type: say which: type: epochs | steps; did you mean 'steps'"),
+        (STEPS, "duration.type=[]", "x.yaml:8: duration.type: "),
+    ],
+)
+def test_an_option_of_another_choice_is_told_where_it_belongs(text: str, assignment: str, message: str) -> None:
+    file = read_spec(text.encode(), "x.yaml")
+    file.set(assignment)
+    with pytest.raises(SpecFileError) as caught:
+        file.checked()
+    assert str(caught.value).startswith(message)
+
+
+def test_help_shows_how_a_choice_is_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["submit", "--help"]) == 0
+    assert "'duration={type: steps, max_steps: 5}'" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     "assignment", ["", "x", "=1", "data[7].dataset=a", "output.x=1", "a b=1", "x=[", "data.x=1", "data[0]x[=1"]
 )
