@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from posttrain.engine.spec import KINDS, NAME_PATTERN, REF_PATTERN
+from posttrain.engine.spec import KINDS, NAME_PATTERN, REF_PATTERN, OwnTemplate
 
 WIDTH: Final = 100
 
@@ -22,6 +22,7 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "dataset": "my-data@1",
     "suites": ["instruction_following"],
 }
+_BASE_WITH_TEMPLATE: Final = "tiny-instruct@1"
 _PATTERNS: Final = {NAME_PATTERN: "a name", REF_PATTERN: "NAME@NUMBER or NAME@ALIAS"}
 
 
@@ -51,8 +52,19 @@ def _option(model: type[BaseModel], name: str) -> list[str]:
         return [*_comment(field, "a list"), f"{name}:", *_indent(_fields(nested), first="  - ", rest="    ")]
     if nested is not None:
         return [*_comment(field), f"{name}:", *_indent(_fields(nested))]
-    value = _PLACEHOLDERS[name] if field.is_required() else field.get_default(call_default_factory=True)
+    value = _placeholder(model, name) if field.is_required() else field.get_default(call_default_factory=True)
     return [*_comment(field, _kind(model, name)), f"{name}: {_scalar(value)}"]
+
+
+def _placeholder(model: type[BaseModel], name: str) -> Any:
+    template_field = model.model_fields.get("template")
+    if (
+        name == "base"
+        and template_field
+        and isinstance(template_field.get_default(call_default_factory=True), OwnTemplate)
+    ):
+        return _BASE_WITH_TEMPLATE  # the template is the base's own, so it needs one
+    return _PLACEHOLDERS[name]
 
 
 def _choice(name: str, field: FieldInfo, members: dict[str, type[BaseModel]]) -> list[str]:

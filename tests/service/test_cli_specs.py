@@ -229,7 +229,8 @@ def test_an_assignment_that_makes_no_sense(assignment: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_init_writes_all_options_at_their_defaults(kind: str) -> None:
     text = template(kind)
-    needed = {"base": "tiny-base@1", "output": "my-model", "data": [{"dataset": "my-data@1"}]}
+    base = "tiny-instruct@1" if kind == "sft" else "tiny-base@1"
+    needed = {"base": base, "output": "my-model", "data": [{"dataset": "my-data@1"}]}
     if kind == "evaluate":
         needed = {"version": "my-model@1", "suites": ["instruction_following"]}
     assert read(text) == parse_spec({"kind": kind, **needed}).model_dump(mode="json")
@@ -238,6 +239,12 @@ def test_init_writes_all_options_at_their_defaults(kind: str) -> None:
     for name, field in KINDS[kind].model_fields.items():
         if field.description:
             assert field.description.split(";")[0][:60] in " ".join(text.replace("\n#", " ").split()), name
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "base" in KINDS[kind].model_fields])
+def test_the_base_that_init_names_has_the_template_that_it_asks_for(kind: str) -> None:
+    spec = read(template(kind))
+    assert (spec["template"]["type"] == "own") == (spec["base"] == "tiny-instruct@1"), "tiny-base has no template"
 
 
 @pytest.mark.parametrize("kind", KINDS)
