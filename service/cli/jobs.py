@@ -78,7 +78,7 @@ def watch(settings: Settings, job: str, as_json: bool) -> Exit:
             if job:
                 found = await client.get_job(job)
                 if not as_json:
-                    return await finish(client, found, wait=True, as_json=False)
+                    return await finish(client, found, True, False, "following", "following")
                 ended = await client.wait_job(job, echo_json, PATIENCE_S)
                 return exit_of(await outcome_of(client, ended))
             await client.check_health()

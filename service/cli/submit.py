@@ -90,7 +90,7 @@ def submit(
             job = await _create(client, file, plain, validate_only)
             if validate_only:
                 warn("the spec is fine; nothing was queued")
-            return await finish(client, job, wait and not validate_only, as_json)
+            return await finish(client, job, wait and not validate_only, as_json, "queued", "waiting")
 
     return asyncio.run(run())
 
@@ -109,14 +109,19 @@ async def _create(client: AsyncClient, file: SpecFile, plain: dict[str, object],
         raise file.error([Problem(parse_path(path), text) for path, text in error.fields]) from error
 
 
-async def finish(client: AsyncClient, job: jobs_pb2.Job, wait: bool, as_json: bool) -> Exit:
-    """Prints a job that was just made, or follows it and prints how it ended."""
+async def finish(client: AsyncClient, job: jobs_pb2.Job, wait: bool, as_json: bool, done: str, doing: str) -> Exit:
+    """Prints a job, or follows it and prints how it ended.
+
+    Args:
+        done: what happened to the job so far: "queued".
+        doing: what Ctrl-C stops: "waiting".
+    """
     from posttrain.service.cli.exits import Exit
-    from posttrain.service.cli.follow import exit_of, follow
+    from posttrain.service.cli.follow import exit_of, follow, outcome_of
     from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_outcome
-    from posttrain.service.client import short
+    from posttrain.service.client import is_over, short
 
     name = short(job.name)
     if not wait:
@@ -126,9 +131,12 @@ async def finish(client: AsyncClient, job: jobs_pb2.Job, wait: bool, as_json: bo
             echo(name)
         return Exit.OK
     try:
-        with open_progress() as progress:
-            progress.note(f"queued {name}; Ctrl-C stops the waiting, not the job")
-            outcome = await follow(client, job.name, progress)
+        if is_over(job):
+            outcome = await outcome_of(client, job)
+        else:
+            with open_progress() as progress:
+                progress.note(f"{done} {name}; Ctrl-C stops the {doing}, not the job")
+                outcome = await follow(client, job.name, progress)
     except asyncio.CancelledError:
         warn(f"the job goes on: posttrain jobs watch {name}, or: posttrain jobs cancel {name}")
         raise

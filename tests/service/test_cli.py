@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from posttrain.service.cli import exits, run, settings
 from posttrain.service.cli.exits import Exit
 from posttrain.service.cli.progress import PlainProgress
 from posttrain.service.cli.text import clean, echo_table
+from posttrain.service.client import ClientError
 from posttrain.service.proto import datasets_pb2, gates_pb2, jobs_pb2, models_pb2
 
 from .fake_server import FakeServer, Refusal, change, job
@@ -301,12 +303,16 @@ def test_every_status_has_an_exit_code() -> None:
 
 def test_no_server(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("POSTTRAIN_ADDRESS", raising=False)
-    monkeypatch.setattr(settings, "DEFAULT_ADDRESS", "127.0.0.1:1")
-    for arguments in (["jobs", "list"], ["jobs", "watch"], ["tui"], ["demo", "--address", "127.0.0.1:1"]):
-        assert run([*arguments, "--home", str(tmp_path)]) == Exit.NOT_FOUND
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err == "error: no server at 127.0.0.1:1\nhint: start one with `posttrain serve`\n"
+    for command in (["jobs", "list"], ["jobs", "watch"], ["tui"], ["demo"]):
+        if command != ["demo"]:  # which would start one
+            assert run([*command, "--home", str(tmp_path)]) == Exit.NOT_FOUND
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert err == (
+                f"error: no server runs on {tmp_path}\nhint: start one with `posttrain serve --home {tmp_path}`\n"
+            )
+        assert run([*command, "--home", str(tmp_path), "--address", "127.0.0.1:1"]) == Exit.NOT_FOUND
+        assert capsys.readouterr().err == "error: no server at 127.0.0.1:1\nhint: start one with `posttrain serve`\n"
 
 
 def test_an_address_that_is_not_on_this_machine(cli: Cli) -> None:
@@ -319,16 +325,29 @@ def test_an_address_that_is_not_on_this_machine(cli: Cli) -> None:
 def test_the_server_of_a_home_is_found(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("POSTTRAIN_ADDRESS", raising=False)
     fake.on("ListJobs", jobs_pb2.ListJobsResponse())
-    (tmp_path / "server.json").write_text(json.dumps({"address": fake.address}))
+    (tmp_path / "server.json").write_text(json.dumps({"address": fake.address, "pid": os.getpid()}))
     assert run(["jobs", "list", "--home", str(tmp_path)]) == 0
     assert len(fake.of("ListJobs")) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"address": 5}', '{"other": 1}'])
+def test_what_a_killed_server_wrote_leads_to_no_other_one(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another home's server may listen at that port by now."""
+    monkeypatch.delenv("POSTTRAIN_ADDRESS", raising=False)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "server.json").write_text(json.dumps({"address": fake.address, "pid": gone.pid}))
+    assert run(["jobs", "list", "--home", str(tmp_path)]) == Exit.NOT_FOUND
+    assert fake.of("ListJobs") == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"address": 5, "pid": 1}', '{"other": 1}', '{"address": "a:1"}'])
 def test_a_damaged_server_file_is_no_server(text: str, tmp_path: Path) -> None:
     (tmp_path / "server.json").write_text(text)
     assert settings.read_address(tmp_path) == ""
-    assert settings.Settings(tmp_path).address == settings.DEFAULT_ADDRESS
+    with pytest.raises(ClientError, match="no server runs on"):
+        _ = settings.Settings(tmp_path).address
 
 
 def test_these_facts_are_the_servers() -> None:
@@ -449,6 +468,20 @@ def test_a_watch_of_all_jobs_shows_changes_of_state(cli: Cli, fake: FakeServer) 
     assert cli("jobs", "watch")[:2] == (Exit.UNEXPECTED, "ift j1: RUNNING\nift j1: SUCCEEDED\n")
     _, out, _ = cli("jobs", "watch", "--json")
     assert [json.loads(line)["progress"]["done"] for line in out.splitlines()[:2]] == [1, 2]
+
+
+def test_a_watch_of_a_job_that_is_over_says_how_it_ended_and_says_it_once(cli: Cli, fake: FakeServer) -> None:
+    fake.on("GetJob", job(jobs_pb2.CANCELLED)).on("ListJobs", jobs_pb2.ListJobsResponse())
+    code, out, err = cli("jobs", "watch", "j1")
+    assert (code, out.count("CANCELLED"), err) == (Exit.CANCELLED, 1, "")
+
+
+def test_a_watch_of_a_job_that_runs_says_that_it_follows(cli: Cli, fake: FakeServer) -> None:
+    fake.on("GetJob", job(jobs_pb2.RUNNING)).on("WatchJobs", [change(job(jobs_pb2.SUCCEEDED))])
+    fake.on("ListJobs", jobs_pb2.ListJobsResponse())
+    code, out, err = cli("jobs", "watch", "j1")
+    assert (code, err.splitlines()[0]) == (Exit.OK, "following j1; Ctrl-C stops the following, not the job")
+    assert out.startswith("j1: SUCCEEDED")
 
 
 def test_logs_are_followed_to_the_end_of_the_job(cli: Cli, fake: FakeServer) -> None:
