@@ -108,10 +108,20 @@ def is_blocked(run: Any | None) -> bool:
     return run is None or run.verdict != gates_pb2.PASS
 
 
+def judged(run: Any) -> list[Any]:
+    """The checks: what has a verdict. A suite's summary has none, it only shows what moved."""
+    return [result for result in (*run.suites, *run.metrics) if result.verdict != gates_pb2.VERDICT_UNSPECIFIED]
+
+
+def has_difference(result: Any) -> bool:
+    """Whether the check compares two versions; a floor and a ceiling look at the candidate alone."""
+    return bool(result.baseline_name)
+
+
 def verdict_line(run: Any, palette: Palette) -> Text:
     """`✓ PASS`, `✗ BLOCKED 2 of 14 checks failed`, `? INCONCLUSIVE`."""
     mark = verdict_mark(run.verdict)
-    results = [*run.suites, *run.metrics]
+    results = judged(run)
     failed = sum(result.verdict == gates_pb2.FAIL for result in results)
     unclear = sum(result.verdict == gates_pb2.INCONCLUSIVE for result in results)
     word = "BLOCKED" if run.verdict == gates_pb2.FAIL else mark.word

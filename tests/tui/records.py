@@ -78,21 +78,34 @@ def result(
     )
 
 
+def summary(metric: str, base: float, candidate: float, half: float) -> Any:
+    """A suite's paired difference: for people, without a rule and a verdict."""
+    return result(metric, base, candidate, half, gates_pb2.VERDICT_UNSPECIFIED, rule="")
+
+
+def floor(metric: str, score: float, half: float, least: float) -> Any:
+    """The candidate's score alone: no baseline, no difference, the interval is the score's."""
+    made = result(metric, 0.0, score, half, baseline_name="", rule=f"at least {least * 100:.1f} %")
+    made.difference = 0.0
+    return made
+
+
 def gate_run(name: str, candidate: str, verdict: int = gates_pb2.PASS, age_s: float = 300, **fields: Any) -> Any:
-    """Five suites and a few metrics; a FAIL has one that fell."""
+    """Five suites' summaries and four checks, one of them a floor; a FAIL has one that fell."""
     fell = verdict == gates_pb2.FAIL
     suites = [
-        result("instruction_following", 0.02, 0.64, 0.04, rule="Δ lower bound > 0"),
-        result("conversation", 0.01, 0.55, 0.05, rule="Δ lower bound > 0"),
-        result("reasoning", 0.03, 0.21, 0.06, gates_pb2.INCONCLUSIVE if verdict == gates_pb2.INCONCLUSIVE else 1),
-        result("refusal", 0.42, 0.31 if fell else 0.77, 0.04, verdict if fell else gates_pb2.PASS),
-        result("tool_use", 0.0, 0.48, 0.05, rule="Δ lower bound > 0"),
+        summary("instruction_following", 0.02, 0.64, 0.04),
+        summary("conversation", 0.01, 0.55, 0.05),
+        summary("reasoning", 0.03, 0.21, 0.06),
+        summary("refusal", 0.42, 0.31 if fell else 0.77, 0.04),
+        summary("tool_use", 0.0, 0.48, 0.05),
     ]
+    unclear = gates_pb2.INCONCLUSIVE if verdict == gates_pb2.INCONCLUSIVE else gates_pb2.PASS
     metrics_ = [
         result("refusal.harmful", 0.40, 0.22 if fell else 0.81, 0.05, verdict if fell else gates_pb2.PASS),
-        result("refusal.harmless", 0.44, 0.73, 0.06),
+        result("refusal.harmless", 0.44, 0.73, 0.06, unclear),
         result("tool_use.call", 0.0, 0.51, 0.05),
-        result("tool_use.no_call", 0.0, 0.45, 0.06, baseline_name="", rule="≥ 40 %"),
+        floor("tool_use.no_call", 0.45, 0.04, 0.4),
     ]
     made = gates_pb2.GateRun(
         name=f"{PARENT}/gateRuns/{name}",
@@ -104,7 +117,7 @@ def gate_run(name: str, candidate: str, verdict: int = gates_pb2.PASS, age_s: fl
         policy_digest="sha256:11d4e8aa319f2b7c0",
         suites=suites,
         metrics=metrics_,
-        unseen=[result("instruction_following", 0.01, 0.38, 0.06)],
+        unseen=[summary("instruction_following", 0.01, 0.38, 0.06)],
         improved=verdict == gates_pb2.PASS,
         report_digest="sha256:77aa319f2b7c011d4e8",
         eval_runs=[f"{PARENT}/evalRuns/e1", f"{PARENT}/evalRuns/e2"],

@@ -165,10 +165,31 @@ async def test_a_gate_report_draws_intervals_and_gives_reasons(open_ui: Any) -> 
         await ui.press("2")
         await ui.shows("✗ FAIL", "✓ PASS", "bot@2")
         screen = await ui.open("j", "enter", screen="GateScreen")
-        await ui.shows("✗ BLOCKED  2 failed of 9 checks", "bot@2 vs parent bot@1, champion bot@1", "refusal.harmful")
+        await ui.shows("✗ BLOCKED  1 failed of 4 checks", "bot@2 vs parent bot@1, champion bot@1", "refusal.harmful")
         await ui.shows("-18.0", "fell by 18.0 pt", "Unseen wordings", "floor", "default@1", "├", "┤", "┊")
         assert screen.results[screen.query_one(LiveTable).current].verdict == gates_pb2.FAIL, "starts at what failed"
-        await ui.shows("[-15.0, -7.0] at 90 %", "n 520 in 44 clusters")
+        await ui.shows("[-23.0, -13.0] at 90 %", "n 520 in 44 clusters")
+
+
+async def test_what_has_no_verdict_is_no_check(open_ui: Any) -> None:
+    async with open_ui() as ui:
+        await ui.press("2")
+        await ui.shows("4 of 4 ✓", "3 of 4 ✓", "all 4 checks hold")
+        screen = await ui.open("enter", screen="GateScreen")
+        await ui.shows("✓ PASS  all 4 checks hold")
+        assert screen.query_one(LiveTable).current == "suites/0", "nothing went wrong: from the top"
+
+
+async def test_a_floor_has_no_difference(open_ui: Any) -> None:
+    async with open_ui() as ui:
+        await ui.press("2")
+        screen = await ui.open("enter", screen="GateScreen")
+        table = screen.query_one(LiveTable)
+        table.move_cursor(row=table.get_row_index("metrics/3"))
+        await ui.shows("tool_use.no_call  45.0 % [41.0, 49.0] at 90 %", "at least 40.0 %")
+        (line,) = [line for line in ui.text().splitlines() if "floor" in line]
+        assert "45.0" in line
+        assert not set(line) & set("+├●┤"), "neither +0.0 nor an interval against zero"
 
 
 async def test_a_gate_run_that_is_not_in_the_list_is_fetched_or_its_absence_told(

@@ -14,7 +14,7 @@ from textual.widgets import DataTable, Static
 from posttrain.service.client import ClientError, short
 from posttrain.service.proto import gates_pb2
 from posttrain.tui import actions
-from posttrain.tui.describe import client_error, digest, facts, reasons, verdict_line
+from posttrain.tui.describe import client_error, digest, facts, has_difference, reasons, verdict_line
 from posttrain.tui.marks import verdict_mark
 from posttrain.tui.messages import Answered, CatalogueChanged, JobsChanged
 from posttrain.tui.screens.base import BaseScreen
@@ -121,7 +121,8 @@ class GateScreen(BaseScreen):
             for index, result in enumerate(getattr(run, section))
         }
         results = self.results.values()
-        axis = axis_of(value for result in results for value in (result.low, result.high, result.difference))
+        compared = [result for result in results if has_difference(result)]
+        axis = axis_of(value for result in compared for value in (result.low, result.high, result.difference))
         columns, drawing = self.columns(self.app.size.width, axis)
         table = self.query_one(LiveTable)
         table.set_columns(columns)
@@ -135,7 +136,8 @@ class GateScreen(BaseScreen):
                 rows[key] = (-len(rows), self._cells(self.results[key], axis, drawing))
         table.put(rows)
         if not self.is_placed and self.results:  # what went wrong is what one came for
-            bad = next((key for key, result in self.results.items() if result.verdict != gates_pb2.PASS), None)
+            fine = {gates_pb2.PASS, gates_pb2.VERDICT_UNSPECIFIED}
+            bad = next((key for key, result in self.results.items() if result.verdict not in fine), None)
             table.move_cursor(row=table.get_row_index(bad or next(iter(self.results))))
             self.is_placed = True
         table.display = bool(self.results)
@@ -161,15 +163,16 @@ class GateScreen(BaseScreen):
     def _cells(self, result: Any, axis: Axis, drawing: int) -> dict[str, Text]:
         palette, mark = self.palette, verdict_mark(result.verdict)
         colour = palette.colour(mark.colour)
+        ends, is_compared = (result.low, result.difference, result.high), has_difference(result)
         return {
             "verdict": palette.mark(mark),
             "metric": cell(result.metric, palette.foreground),
             "against": cell(result.baseline_name or "floor", palette.muted),
             "n": cell(f"{result.n:,}", palette.muted),
-            "baseline": cell(percent(result.baseline)),
+            "baseline": cell(percent(result.baseline) if is_compared else ""),
             "candidate": cell(percent(result.candidate)),
-            "delta": cell(points(result.difference), f"bold {colour}"),
-            "interval": draw_interval((result.low, result.difference, result.high), axis, drawing, colour, palette),
+            "delta": cell(points(result.difference) if is_compared else "", f"bold {colour}"),
+            "interval": draw_interval(ends, axis, drawing, colour, palette) if is_compared else Text(""),
             "rule": cell(result.rule, palette.muted, 120),
         }
 
@@ -183,13 +186,15 @@ class GateScreen(BaseScreen):
             return
         mark = verdict_mark(result.verdict)
         text = styled(f"{palette.glyph(mark)} {one_line(result.metric, 80)}", f"bold {palette.colour(mark.colour)}")
-        text.append(
-            f"  {percent(result.baseline)} % -> {percent(result.candidate)} %"
-            if palette.is_ascii
-            else f"  {percent(result.baseline)} % → {percent(result.candidate)} %"
-        )
-        text.append(f"  Δ {points(result.difference)} pt", f"bold {palette.foreground}")
-        text.append(f" [{points(result.low)}, {points(result.high)}] at {result.level * 100:g} %", palette.foreground)
+        if has_difference(result):
+            arrow, delta = ("->", "diff") if palette.is_ascii else ("→", "Δ")
+            text.append(f"  {percent(result.baseline)} % {arrow} {percent(result.candidate)} %")
+            text.append(f"  {delta} {points(result.difference)} pt", f"bold {palette.foreground}")
+            interval = f"{points(result.low)}, {points(result.high)}"
+        else:
+            text.append(f"  {percent(result.candidate)} %", f"bold {palette.foreground}")
+            interval = f"{percent(result.low)}, {percent(result.high)}"
+        text.append(f" [{interval}] at {result.level * 100:g} %", palette.foreground)
         text.append(f"  n {result.n:,} in {result.clusters:,} clusters", palette.muted)
         text.append(f"\n{clean(result.rule, 300)}", palette.muted)
         self.query_one("#result", Static).update(text)

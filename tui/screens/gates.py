@@ -11,8 +11,9 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
+from posttrain.service.proto import gates_pb2
 from posttrain.tui import actions
-from posttrain.tui.describe import gate_summary
+from posttrain.tui.describe import gate_summary, judged
 from posttrain.tui.marks import verdict_mark
 from posttrain.tui.messages import CatalogueChanged, JobsChanged
 from posttrain.tui.screens.listing import ListScreen
@@ -58,8 +59,8 @@ class GatesScreen(ListScreen):
 
     def row(self, name: str) -> tuple[float, dict[str, Text]]:
         run, palette = self.runs[name], self.palette
-        results = [*run.suites, *run.metrics]
-        held = sum(result.verdict == 1 for result in results)
+        results = judged(run)
+        held = sum(result.verdict == gates_pb2.PASS for result in results)
         return run.create_time.seconds + run.create_time.nanos / 1e9, {
             "verdict": palette.mark(verdict_mark(run.verdict)),
             "candidate": cell(run.candidate, palette.foreground),

@@ -32,7 +32,7 @@ class JobsScreen(ListScreen):
     MODE = "jobs"
     BINDINGS = actions.bindings("jobs", "move")
     TITLE_WORD = "Jobs"
-    EMPTY = "No jobs yet.  posttrain init sft > job.yaml, then posttrain submit job.yaml"
+    EMPTY = "No jobs yet.  posttrain init ift job.yaml, then posttrain submit job.yaml"
 
     def compose_body(self) -> Iterable[Widget]:
         yield from super().compose_body()
