@@ -100,6 +100,7 @@ class _Attempt:
         self._phase("loading")
         device = default_device()
         model = load_model(base, resolve_dtype(spec.dtype, device), device, tokenizer)
+        check_unchanged(base)  # hashed before by check_input: what was read in between is what was recorded
         check_exactness(model)
         self._check_stop()
         peft = self._adapt(model, tokenizer, num_known, row_ids)
@@ -117,7 +118,6 @@ class _Attempt:
         counters = trainer.run()
         seconds = time.monotonic() - started
 
-        check_unchanged(base)
         self._phase("saving")
         self._save(model, peft, tokenizer)
         return {

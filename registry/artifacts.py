@@ -246,6 +246,7 @@ class Artifacts:
             temporary = self.temporary_path()
             try:
                 with full_disk_named("laying out files"):
+                    self.materialised.mkdir(exist_ok=True)  # somebody in need of space may have removed it
                     self.lay_out(temporary, files)
                 if os.path.lexists(target):  # damaged, or somebody added a file: only a view, so made anew
                     os.replace(target, self.temporary_path())

@@ -14,6 +14,7 @@ from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
+    OwnTemplate,
     ThenGate,
     TrainSpec,
     VersionEvalTemplate,
@@ -66,6 +67,15 @@ class References:
             return versions.get_version(self._tx, self._project, ref).ref
         except (BadRefError, NotFoundError) as error:
             return self._refuse(field, ref, error)
+
+    def has_template(self, field: str, ref: str) -> None:
+        try:
+            version = versions.get_version(self._tx, self._project, ref)
+        except (BadRefError, NotFoundError):
+            return  # said already
+        if not version.template_digest:
+            way_out = "use kind ift, or set template to {type: builtin, name: chatml}"
+            self.wrong(field, f"{version.ref} has no chat template, and template is own: {way_out}")
 
     def dataset(self, field: str, ref: str) -> str:
         try:
@@ -136,6 +146,8 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> Any
                 for index, item in enumerate(spec.data)
             ],
         }
+        if isinstance(spec.template, OwnTemplate):
+            check.has_template("base", spec.base)
         if isinstance(spec.then, ThenGate):
             check.then(spec.then, policies)
     check.done()

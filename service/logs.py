@@ -44,6 +44,7 @@ def open_log(home: Path, level: int = logging.INFO) -> logging.Handler:
         folder / LOG_NAME, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
     )
     handler.setFormatter(JsonFormatter())
+    logging.raiseExceptions = False  # on a full disk each line would be a traceback on stderr
     logger = logging.getLogger("posttrain")
     logger.addHandler(handler)
     logger.setLevel(level)

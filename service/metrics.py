@@ -7,7 +7,10 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import start_http_server
 
+from posttrain.engine.spec import KINDS
+
 PREFIX = "posttrain"
+LOOPS = ("scheduler", "supervisor", "chains", "chain")  # the last: one chain of all
 DURATIONS_S = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 LATENCIES_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60)
 
@@ -30,6 +33,11 @@ class Metrics:
         self.event_lag_s = self._gauge("event_lag_seconds", "age of a worker's newest event when it was stored", "job")
         self.watchers = self._gauge("watchers", "open watch streams")
         self.loop_errors = self._counter("loop_errors", "errors that a background loop survived", "loop")
+        # An alert on a counter's increase misses a series that begins with its first event.
+        for loop in LOOPS:
+            self.loop_errors.labels(loop)
+        for kind in KINDS:
+            self.interruptions.labels(kind)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)

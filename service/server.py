@@ -164,7 +164,8 @@ async def _start(core: Core, where: Address, metrics_address: str, executor: Exe
     try:
         port = server.add_insecure_port(str(where))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {where}: {error}") from error
+        hint = "is another server there? --address 127.0.0.1:0 takes any free port"
+        raise OSError(f"cannot listen on {where}: {hint}") from error
     address = str(Address(where.host, port))
     await server.start()
     for name in SERVICES:

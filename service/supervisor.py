@@ -59,9 +59,13 @@ class Supervisor:
         job = tx.get_job(self._project, self._id)
         return job, tx.get_attempt(job.id, job.attempt) if job.attempt else None
 
+    def _folder(self, number: int) -> Path:
+        # Not what the record says: a data folder that was moved or copied works in itself, and never in the original.
+        return lifecycle.attempt_folder(self._core.home, self._id, number)
+
     async def _step(self, job: JobRecord, attempt: AttemptRecord) -> bool:
         """Does what is next; whether there was nothing to do."""
-        folder = Path(attempt.folder)
+        folder = self._folder(attempt.number)
         if job.state == states.RECOVERING:
             await self._recover(job)
             return False
@@ -117,7 +121,7 @@ class Supervisor:
 
     async def _tail(self, job: JobRecord, attempt: AttemptRecord) -> bool:
         """Stores the next events; whether there were any."""
-        path = Path(attempt.folder) / EVENTS_FILE
+        path = self._folder(attempt.number) / EVENTS_FILE
         events, offset = await self._core.thread(attempts.read_some_events, path, attempt.events_offset)
         if not events:
             return False
@@ -178,7 +182,7 @@ class Supervisor:
 
     async def _recover(self, job: JobRecord) -> None:
         tries = await self._core.read(lambda tx: tx.list_attempts(job.id))
-        folders = [Path(attempt.folder) for attempt in tries]
+        folders = [self._folder(attempt.number) for attempt in tries]
         if job.kind == "evaluate":
             place = attempts.newest_rows(folders)
         else:
@@ -196,7 +200,11 @@ class Supervisor:
 
     def _ended(self, job: JobRecord) -> None:
         reason = job.termination_reason
-        log.info("job state", extra={**self._context, "state": job.state, "reason": reason})
+        level = logging.WARNING if job.state in (states.RECOVERING, states.FAILED) else logging.INFO
+        said = {"reason": reason, "error": job.error.get("message", "")}
+        if job.state == states.RECOVERING:
+            said["reason"] = "the worker was lost and left no exit record"
+        log.log(level, "job state", extra={**self._context, "state": job.state, **said})
         self._observe_phase(job.kind, time.time())
         if job.state in states.TERMINAL:
             self._core.metrics.ended.labels(job.kind, job.state, reason or "OK").inc()

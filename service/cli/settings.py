@@ -44,8 +44,18 @@ class Settings:
 
     @property
     def address(self) -> str:
-        """Where the server is, or would be."""
-        return self.given_address or read_address(self.home) or DEFAULT_ADDRESS
+        """Where the home's server is: never another home's, whatever listens at the usual port.
+
+        Raises:
+            ClientError: no server runs on this home.
+        """
+        address = self.given_address or read_address(self.home)
+        if not address:
+            from posttrain.service.client import ClientError
+
+            hint = f"start one with `posttrain serve --home {self.home}`"
+            raise ClientError("UNAVAILABLE", "NO_SERVER", f"no server runs on {self.home}", hint=hint)
+        return address
 
     def connect(self) -> Client:
         """A client, for a `with` block."""
@@ -61,13 +71,25 @@ class Settings:
 
 
 def read_address(home: Path) -> str:
-    """The address that the server of this home wrote last; empty if there is none or it cannot be read as one."""
+    """The address that the running server of this home wrote; empty if there is none, or it was killed."""
     try:
         written = json.loads((home / SERVER_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return ""
-    address = written.get("address") if isinstance(written, dict) else None
-    return address if isinstance(address, str) else ""
+    if not isinstance(written, dict):
+        return ""
+    address, pid = written.get("address"), written.get("pid")
+    return address if isinstance(address, str) and isinstance(pid, int) and _runs(pid) else ""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's process, which is one too
+        return True
+    return True
 
 
 def home_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.engine.spec import canonical_json, spec_digest
 from posttrain.registry.store import Transaction
 from posttrain.registry.tables import JobRecord
-from posttrain.service import attempts, jobs, names, views, watching
+from posttrain.service import attempts, jobs, lifecycle, names, views, watching
 from posttrain.service.convert import spec_to_proto
 from posttrain.service.core import Core
 from posttrain.service.proto import jobs_pb2, jobs_pb2_grpc
@@ -97,7 +97,10 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
         def find(tx: Transaction) -> tuple[int, Path | None]:
             job = tx.get_job(project, job_id)
             wanted = request.attempt or number or job.attempt
-            return wanted, Path(tx.get_attempt(job.id, wanted).folder) if wanted else None
+            if not wanted:
+                return 0, None
+            number_found = tx.get_attempt(job.id, wanted).number
+            return wanted, lifecycle.attempt_folder(self._core.home, job.id, number_found)
 
         attempt, folder = await self._core.read(find)
         if folder is None:

@@ -201,6 +201,8 @@ def test_a_materialised_folder_holds_exactly_its_files(files: Artifacts) -> None
     folder = files.materialise(wanted)
     assert {name: path.read_bytes() for name, path in scan_folder(folder).items()} == {"a.json": b"a", "sub/b": b"b"}
     assert files.materialise(dict(reversed(wanted.items()))) == folder
+    shutil.rmtree(files.materialised)
+    assert files.materialise(wanted) == folder, "made anew after somebody removed all of it"
     assert files.materialise({"a.json": wanted["a.json"]}) != folder
 
 

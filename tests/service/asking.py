@@ -22,8 +22,15 @@ GATE = {"type": "gate", "suites": ["sums"], "policy": "tiny", "alias": "producti
 
 def train_spec(script: str = "", **changes: Any) -> dict[str, Any]:
     """A training job; with scripted workers `script` says what they do."""
-    spec = {"kind": "sft", "display_name": script, "base": "tiny@1", "output": "bot", "data": [{"dataset": "sums@1"}]}
-    return {**spec, **changes}
+    return {
+        "kind": "sft",
+        "display_name": script,
+        "base": "tiny@1",
+        "output": "bot",
+        "data": [{"dataset": "sums@1"}],
+        "template": {"type": "builtin", "name": "chatml"},
+        **changes,
+    }
 
 
 def submit(server: Server, spec: dict[str, Any], request_id: str = "", validate_only: bool = False) -> jobs_pb2.Job:

@@ -22,6 +22,7 @@ display_name: steps=3
 base: tiny@1
 output: bot
 data: [{dataset: sums@1}]
+template: {type: builtin, name: chatml}
 then: {type: gate, suites: [sums], policy: tiny}
 """
 
@@ -115,7 +116,7 @@ def test_bad_input_names_its_place_and_starts_nothing(
     for change, place in [
         ("base=none@1", ":3: base: "),
         ("data[0].dataset=none@1", ":5: data[0].dataset: "),
-        ("then.policy=none", ":6: then.policy: "),
+        ("then.policy=none", ":7: then.policy: "),
     ]:
         code, out, err = cli("submit", spec, "--set", change)
         assert (code, out) == (Exit.USAGE, ""), err

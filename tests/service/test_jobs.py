@@ -72,6 +72,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (train_spec(base="tiny@7"), "base", "tiny@7"),
     (train_spec(base="tiny@production"), "base", "no alias"),
     (train_spec(base="Tiny"), "base", "pattern"),
+    (train_spec(template={"type": "own"}), "base", "tiny@1 has no chat template"),
     (train_spec(data=[{"dataset": "sums@1"}, {"dataset": "none@1"}]), "data[1].dataset", "none@1"),
     (train_spec(data=[{"dataset": "sums@1", "weight": -1.0}]), "data[0].weight", "greater than 0"),
     (train_spec(data=[]), "data", ""),

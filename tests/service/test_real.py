@@ -151,9 +151,10 @@ def type_of_seal(name: str) -> Any:
 
 
 def test_a_template_that_is_not_there_fails_by_name(real: Server) -> None:
-    job = submit(real, spec(template={"type": "own"}))
-    done = real.until(job.name, "FAILED", timeout_s=PATIENCE_S)
-    assert done.error.code == "BAD_TEMPLATE"
+    with refused() as said:
+        submit(real, spec(template={"type": "own"}))
+    assert said.code == "INVALID_ARGUMENT"
+    assert "tiny@1 has no chat template" in said.fields["base"]
 
 
 def test_a_version_without_a_template_cannot_be_asked_under_its_own(real: Server) -> None:

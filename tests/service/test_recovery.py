@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -143,6 +144,41 @@ def test_a_worker_outlives_the_service_and_is_found_again(serve: Callable[..., S
     assert done.attempt == 1
     points = server.jobs.ListJobMetrics(jobs_pb2.ListJobMetricsRequest(parent=job.name, page_size=1000)).points
     assert [point.step for point in points] == list(range(1, 81)), "each event once"
+
+
+def test_a_data_folder_that_was_moved_resumes_from_its_own_checkpoints(serve: Callable[..., Server]) -> None:
+    server = serve(fake=True)
+    job = submit(server, train_spec("steps=12 every=4 hang=9"))
+    worker = worker_of(server, job)
+    server.wait(lambda: server.get(job.name).progress.done == 9, "step 9")
+    server.kill()
+    os.killpg(worker.pid, signal.SIGKILL)
+    server.home = server.home.rename(server.home.with_name("moved"))
+    server.start()
+    done = server.until(job.name, "SUCCEEDED")
+    assert done.attempt == 2
+    points = server.jobs.ListJobMetrics(jobs_pb2.ListJobMetricsRequest(parent=job.name)).points
+    assert [point.step for point in points if point.attempt == 2] == [9, 10, 11, 12], "from its checkpoint at 8"
+
+
+def test_a_copy_of_a_data_folder_leaves_the_original_alone(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(fake=True)
+    job = submit(server, train_spec("steps=400 delay=0.05"))
+    worker = worker_of(server, job)
+    server.wait(lambda: server.get(job.name).progress.done >= 2, "some steps")
+    server.kill()
+    copy = Server(Path(shutil.copytree(server.home, tmp_path / "copy")), fake=True)
+    try:
+        copy.start()
+        copy.wait(lambda: copy.get(job.name).attempt == 2, "a worker of its own: the original's is not the copy's")
+        copy.jobs.CancelJob(jobs_pb2.CancelJobRequest(name=job.name))
+        copy.until(job.name, "CANCELLED")
+        assert not is_gone(worker)
+    finally:
+        copy.close()
+    server.start()
+    server.until(job.name, "RUNNING")
+    assert server.get(job.name).attempt == 1
 
 
 def test_a_worker_that_ended_while_there_was_no_service(serve: Callable[..., Server]) -> None:

@@ -80,6 +80,9 @@ def scrape(server: Server) -> dict[str, float]:
 
 def test_metrics_tell_the_story(serve: Callable[..., Server]) -> None:
     server = serve(fake=True)
+    start = scrape(server)
+    assert start['posttrain_loop_errors_total{loop="supervisor"}'] == 0, "an alert sees the first error too"
+    assert start['posttrain_interruptions_total{kind="sft"}'] == 0
     done = submit(server, train_spec("steps=2", then=GATE))
     server.until_chain(done.name, "DONE")
     running = submit(server, train_spec("steps=3 hang=2"))
