@@ -36,7 +36,12 @@ class Action:
 
     @property
     def shown_keys(self) -> str:
-        return " ".join(_SHOWN.get(key, key) for key in self.keys.split(","))
+        return self.key_names(is_ascii=False)
+
+    def key_names(self, is_ascii: bool) -> str:
+        """The keys as help shows them; without Unicode an arrow is named by its direction."""
+        shown = {key: _SHOWN.get(key, key) for key in self.keys.split(",")}
+        return " ".join(name if name.isascii() or not is_ascii else key for key, name in shown.items())
 
 
 SCOPES: Final = {

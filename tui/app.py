@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from posttrain.service.client import AsyncClient, check_address
 from posttrain.tui import actions
+from posttrain.tui.ascii import AsciiFilter
 from posttrain.tui.feed import Feed
 from posttrain.tui.marks import DARK, LIGHT, Palette
 from posttrain.tui.palette import ActionProvider, JumpProvider
@@ -77,6 +80,7 @@ class PosttrainApp(App[None]):
         self._server = server
         self._options = (read_only, tick_s, poll_s)
         self.ascii_only = ascii_only
+        self._ascii_filter = AsciiFilter(enabled=ascii_only)
         self.feed: Feed
         self._palette: tuple[str, Palette] | None = None
         for theme in (DARK, LIGHT):
@@ -91,6 +95,10 @@ class PosttrainApp(App[None]):
         if self._palette is None or self._palette[0] != self.theme:
             self._palette = self.theme, Palette.of(self.current_theme, self.ascii_only)
         return self._palette[1]
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's own filters, then ours: whatever a widget of either draws passes here."""
+        return [*super().get_line_filters(), *([self._ascii_filter] if self.ascii_only else [])]
 
     def on_load(self) -> None:
         """Runs inside the event loop and before any screen exists."""

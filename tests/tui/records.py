@@ -72,7 +72,7 @@ def result(
         low=candidate - base - half,
         high=candidate - base + half,
         level=0.9,
-        rule=fields.pop("rule", "Δ lower bound ≥ -1.0 pt"),
+        rule=fields.pop("rule", "no worse than -1.0 pt against the parent"),
         verdict=verdict,
         **fields,
     )

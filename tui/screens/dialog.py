@@ -86,7 +86,7 @@ class Dialog(ModalScreen[None]):
         if self.is_waiting:
             return
         self.is_waiting = True
-        self.show_error(Text("asking the server…", self.palette.muted))
+        self.show_error(Text("asking the server...", self.palette.muted))
 
         async def send() -> None:
             try:

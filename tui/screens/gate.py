@@ -39,7 +39,7 @@ class GateScreen(BaseScreen):
         self.is_placed = False
 
     def compose_body(self) -> Iterable[Widget]:
-        yield Static(Text("loading…"), id="verdict")
+        yield Static(Text("loading..."), id="verdict")
         yield LiveTable(id="table")
         yield Static("", id="result")
         with VerticalScroll(id="reasons-box", can_focus=False):
@@ -88,7 +88,10 @@ class GateScreen(BaseScreen):
     def columns(self, width: int, axis: Axis) -> tuple[list[Column], int]:
         """The columns that fit, and the cells of the interval."""
         name = Column("metric", "Check", 24 if width >= 100 else 18)
-        verdict, delta = Column("verdict", "Verdict", 14), Column("delta", "Δ pt", 6)
+        verdict, delta = (
+            Column("verdict", "Verdict", 14),
+            Column("delta", "diff" if self.palette.is_ascii else "Δ pt", 6),
+        )
         if width < 80:
             return [verdict, Column("metric", "Check", max(width - 30, 8)), delta], 0
         if width < 120:

@@ -23,7 +23,7 @@ def help_text(scope: str, read_only: bool, palette: Palette) -> Text:
         for action in actions.in_scopes(name):
             if action.is_write and read_only:
                 continue
-            text.append(f"\n  {action.shown_keys:<10} ", f"bold {palette.foreground}")
+            text.append(f"\n  {action.key_names(palette.is_ascii):<10} ", f"bold {palette.foreground}")
             text.append(action.help, palette.foreground)
     return text
 

@@ -119,7 +119,7 @@ class ListScreen(BaseScreen):
         if self._filter:
             title.append(f"  /{one_line(self._filter, 60)}", self.palette.accent)
         self.query_one("#list-title", Static).update(title)
-        note = "no row matches the filter; esc clears it" if total else self.EMPTY if self.is_loaded() else "loading…"
+        note = "no row matches the filter; esc clears it" if total else self.EMPTY if self.is_loaded() else "loading..."
         empty = self.query_one("#empty", Static)
         empty.update(Text(note, self.palette.muted))
         empty.display = not shown

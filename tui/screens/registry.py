@@ -154,7 +154,7 @@ class RegistryScreen(BaseScreen):
         version, details = self.feed.versions.get(self.ref), self.query_one("#details", Static)
         self.refresh_bindings()
         if version is None:
-            empty = "No models yet.  posttrain models import NAME FOLDER" if self.feed.has_catalogue else "loading…"
+            empty = "No models yet.  posttrain models import NAME FOLDER" if self.feed.has_catalogue else "loading..."
             details.update(Text(empty, self.palette.muted))
             return
         model = self.ref.rpartition("@")[0]
