@@ -69,11 +69,25 @@ def add_suite(settings: Settings, manifest: Path, root: Path | None, as_json: bo
     "--template", default="own", show_default=True, metavar="own|plain|version:REF", help="How prompts are rendered."
 )
 @click.option(
-    "--shard", default="gate", show_default=True, type=click.Choice(["gate", "dev"]), help="dev is for choosing."
+    "--shard",
+    default="gate",
+    show_default=True,
+    type=click.Choice(["gate", "dev"]),
+    help="Which rows: gate for verdicts, dev for trying things out.",
 )
-@click.option("--max-rows", default=0, show_default="all", type=click.IntRange(0), help="Stratified rows a task.")
 @click.option(
-    "--max-new-tokens", default=0, show_default="each task's own", type=click.IntRange(0), help="A further cap."
+    "--max-rows",
+    default=0,
+    show_default="all",
+    type=click.IntRange(0),
+    help="At most so many rows of each task, drawn evenly from its groups.",
+)
+@click.option(
+    "--max-new-tokens",
+    default=0,
+    show_default="each task's own",
+    type=click.IntRange(0),
+    help="At most so many tokens an answer, where a task allows more.",
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the scores.")
 @json_option
@@ -155,8 +169,10 @@ def _template(text: str) -> dict[str, str]:
 
 @click.command()
 @click.argument("version")
-@click.option("--policy", default="default", show_default=True, help="What must hold.")
-@click.option("--alias", default="production", show_default=True, help="Whose present version is the champion.")
+@click.option("--policy", default="default", show_default=True, help="The policy: which rules must hold.")
+@click.option(
+    "--alias", default="production", show_default=True, help="Compare also with the version that this alias names now."
+)
 @json_option
 @server_options
 def gate(settings: Settings, version: str, policy: str, alias: str, as_json: bool) -> Exit:
@@ -190,7 +206,7 @@ def gate(settings: Settings, version: str, policy: str, alias: str, as_json: boo
 def promote(
     settings: Settings, version: str, alias: str, gate_run: str, reason: str, validate_only: bool, as_json: bool
 ) -> Exit:
-    """Move an alias to a version, if its gate run holds.
+    """Move an alias to a version whose gate run says PASS.
 
     VERSION is NAME@NUMBER. A refusal is on record too.
     """

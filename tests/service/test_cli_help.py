@@ -86,6 +86,23 @@ def test_every_command_says_what_it_does_and_every_option_too(path: tuple[str, .
             assert option.help, option.name
 
 
+@pytest.mark.parametrize(
+    ("path", "terms"),
+    [
+        ("eval", {"stratified", "cap", "choosing"}),
+        ("gate", {"champion"}),
+        ("promote", {"holds"}),
+    ],
+)
+def test_help_of_evidence_uses_no_word_that_it_does_not_explain(path: str, terms: set[str]) -> None:
+    command = root.get_command(click.Context(root), path)
+    assert command is not None
+    texts = [command.help or "", *(option.help or "" for option in command.params if isinstance(option, click.Option))]
+    words = set(" ".join(texts).lower().replace(".", " ").replace(",", " ").split())
+    assert not words & terms
+    assert all(len(text) <= 80 for text in texts[1:] if "[default" not in text and "data folder" not in text)
+
+
 WITHOUT_RECORDS = {
     (),
     ("init",),
