@@ -7,7 +7,7 @@ records.py     messages as JSON
 progress.py    bars and lines, on stderr
 follow.py      waiting for a job and its chain
 spawn.py       a server of one's own
-specfile.py    a spec's YAML, with the lines of what is wrong; `init`'s commented one
+specfile.py    a spec's YAML, with the lines of what is wrong; template.py: `init`'s commented one
 serve.py submit.py jobs.py datasets.py models.py gates.py sample.py demo.py    the commands
 """
 

@@ -174,6 +174,12 @@ def echo_eval_run(run: gates_pb2.EvalRun) -> None:
     echo_table(["METRIC", "SHARD", "N", "SCORE %", "LOW", "HIGH", "LEVEL %"], rows)
 
 
+def _interval(result: gates_pb2.GateResult) -> str:
+    """Of the difference in points, or, where there is nothing to compare with (a floor, a ceiling), of the score."""
+    shown = points if result.baseline_name else percent
+    return f"[{shown(result.low)}, {shown(result.high)}]"
+
+
 def echo_gate_run(run: gates_pb2.GateRun, full: bool = True) -> None:
     """The verdict, each suite's paired difference, and why."""
     judged = ", ".join(run.baselines) or "floors only"
@@ -205,12 +211,12 @@ def echo_gate_run(run: gates_pb2.GateRun, full: bool = True) -> None:
             [
                 [
                     result.metric,
-                    result.baseline_name or "floor",
+                    result.baseline_name or "-",
                     result.n,
-                    percent(result.baseline),
+                    percent(result.baseline) if result.baseline_name else "-",
                     percent(result.candidate),
-                    points(result.difference),
-                    f"[{points(result.low)}, {points(result.high)}]",
+                    points(result.difference) if result.baseline_name else "-",
+                    _interval(result),
                     percent(result.level),
                     result.rule,
                     enum_name(gates_pb2.Verdict, result.verdict) if result.verdict else "-",

@@ -440,6 +440,17 @@ def test_hostile_text_does_not_reach_the_terminal(cli: Cli, fake: FakeServer, sp
     assert clean(err) == err
 
 
+def test_a_floor_is_shown_as_a_score_and_a_rule_against_a_baseline_as_a_difference(cli: Cli, fake: FakeServer) -> None:
+    numbers = {"n": 520, "candidate": 0.9, "low": 0.85, "high": 0.95, "level": 0.9, "verdict": gates_pb2.PASS}
+    floor = gates_pb2.GateResult(metric="a", rule="at least 50.0%", **numbers)
+    better = gates_pb2.GateResult(metric="b", baseline_name="parent", baseline=0.0, difference=0.9, **numbers)
+    fake.on("CreateGateRun", gates_pb2.GateRun(verdict=gates_pb2.PASS, candidate="m@1", metrics=[floor, better]))
+    _, out, _ = cli("gate", "m@1")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line[:2] in {"a ", "b "}}
+    assert rows["a"][1:8] == ["-", "520", "-", "90.0", "-", "[85.0,", "95.0]"]
+    assert rows["b"][1:8] == ["parent", "520", "0.0", "90.0", "+90.0", "[+85.0,", "+95.0]"]
+
+
 def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     echo_table(["NAME", "N", "NOTE"], [["日本", 5, "-"], ["x" * 300, 1234, "-"], ["a", "-", "-"]])
     lines = capsys.readouterr().out.splitlines()
