@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.formats import Message
+from posttrain.engine.data.examples import Message
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import SpecError, TemplateError
 from posttrain.engine.models import Loaded, load_tokenizer, own_template

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain.engine.data.formats import Example, Message
+from posttrain.engine.data.examples import Example, Message
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
 

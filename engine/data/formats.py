@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-Format = Literal["messages", "prompt_completion", "alpaca"]
-Message = dict[str, Any]
+from posttrain.engine.data.examples import Example, Message
 
+Format = Literal["messages", "prompt_completion", "alpaca"]
 FORMATS: tuple[Format, ...] = ("messages", "prompt_completion", "alpaca")
 ROLES = ("system", "user", "assistant", "tool")
 REQUIRED: dict[Format, tuple[str, ...]] = {
@@ -54,17 +54,6 @@ class RowError(ValueError):
     def __init__(self, field_path: str, message: str) -> None:
         super().__init__(message)
         self.field = field_path
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row in the common form."""
-
-    messages: list[Message]
-    tools: list[dict[str, Any]] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"messages": self.messages, "tools": self.tools} if self.tools else {"messages": self.messages}
 
 
 def parse_row(line: bytes) -> dict[str, Any]:

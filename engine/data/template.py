@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from posttrain.engine.data.formats import Message
+from posttrain.engine.data.examples import Message
 from posttrain.engine.data.sandbox import Sandbox
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.spec import sha256_text

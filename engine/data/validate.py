@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from posttrain.engine.data.examples import Example
 from posttrain.engine.data.formats import (
     MAX_ROW_BYTES,
-    Example,
     Format,
     Problem,
     RowError,

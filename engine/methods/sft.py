@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.engine.data.encode import Encoder, Row
-from posttrain.engine.data.formats import Example
+from posttrain.engine.data.examples import Example
 from posttrain.engine.data.packing import Batch, collate
 from posttrain.engine.data.template import ChatTemplate, builtin_template
 from posttrain.engine.errors import TemplateError

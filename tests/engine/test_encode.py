@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.engine.data.encode import Encoder, Row, fit
-from posttrain.engine.data.formats import Example
+from posttrain.engine.data.examples import Example
 from posttrain.engine.data.template import CHATML, ChatTemplate
 from posttrain.engine.errors import MaskedLabelsError, TemplateError
 from tests.engine.tiny import tiny_tokenizer

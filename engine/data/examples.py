@@ -1,0 +1,49 @@
+"""What a row of a dataset is once its format was read: one conversation, a pair of answers, or an answer with a label.
+
+Imports no torch and no transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation; its assistant turns are trained."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"messages": self.messages, "tools": self.tools} if self.tools else {"messages": self.messages}
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """A prompt and two ways to go on, of which people (or a judge) chose one.
+
+    `margin` is by how much it is better, in units of reward; 0 where nobody said.
+    """
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class LabelledExample:
+    """A prompt, one way to go on, and whether that was desirable."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    is_desirable: bool
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+
+AnyExample = Example | PairExample | LabelledExample
