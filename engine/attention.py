@@ -11,8 +11,8 @@ is set around the call:
 An argument that is not known here would change the result silently, so it raises UnsupportedModelError instead. The
 mask function that is registered beside returns None: nobody builds a [tokens, tokens] mask.
 
-Shape suffixes: B rows of the pass (1 when packed), H query heads, K key/value heads, T tokens, S tokens of one
-segment, D head width. Sinks: arXiv:2309.17453 in the form of gpt-oss (one more logit in the softmax, whose
+Shape suffixes: B rows of the pass (1 when packed), H query heads, K key/value heads, T tokens, S tokens that are
+seen, D head width. Sinks: arXiv:2309.17453 in the form of gpt-oss (one more logit in the softmax, whose
 probability is dropped); soft cap: arXiv:2408.00118.
 """
 
@@ -20,10 +20,11 @@ probability is dropped); soft cap: arXiv:2408.00118.
 from __future__ import annotations
 
 import contextvars
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -128,22 +129,34 @@ AttentionMaskInterface.register(NAME, _no_mask)
 class Segments:
     """Rows packed end to end in one row of T tokens; each sees itself only, causally.
 
-    `bounds` are the starts of the segments and T; `cu_seqlens` the same as int32 on the device.
+    `bounds` are the starts of the segments and T. `prefixes[i]` is the run of packed tokens that segment i goes on
+    from, (start, end), and sees as well: several answers then share one prompt. (0, 0) is none. A prefix and its
+    segment are contiguous in their positions, wherever they stand in the pack.
     """
 
     bounds: tuple[int, ...]
-    cu_seqlens: Tensor
+    prefixes: tuple[tuple[int, int], ...]
+    _masks: dict[torch.device, dict[Any, Tensor]] = field(default_factory=dict, compare=False, repr=False)
+    _made: dict[torch.device, tuple[_Runs, _Runs]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
-        bounds = [0]
-        for length in lengths:
-            bounds.append(bounds[-1] + length)
-        return cls(tuple(bounds), torch.tensor(bounds, dtype=torch.int32, device=device))
+    def of(cls, lengths: Sequence[int]) -> Segments:
+        """Rows of these lengths that share nothing."""
+        return cls((0, *accumulate(lengths)), ((0, 0),) * len(lengths))
 
-    @property
-    def longest(self) -> int:
-        return max(end - start for start, end in pairwise(self.bounds))
+    @classmethod
+    def trees(cls, groups: Sequence[tuple[int, Sequence[int]]]) -> Segments:
+        """Groups of (prefix length, lengths of its branches), each laid out as prefix, branch, branch, ...
+
+        The first branch follows its prefix and is one segment with it.
+        """
+        bounds, prefixes = [0], list[tuple[int, int]]()
+        for length, branches in groups:
+            start = bounds[-1]
+            for index, branch in enumerate(branches):
+                bounds.append(bounds[-1] + branch + (length if index == 0 else 0))
+                prefixes.append((start, start + length) if index and length else (0, 0))
+        return cls(tuple(bounds), tuple(prefixes))
 
     def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: Call) -> Tensor:
         if query_BHTD.shape[0] != 1 or query_BHTD.shape[2] != self.bounds[-1] or key_BKTD.shape[2] != self.bounds[-1]:
@@ -153,31 +166,75 @@ class Segments:
             )
         if _can_use_varlen(query_BHTD, value_BKTD, call):
             return self._varlen(query_BHTD, key_BKTD, value_BKTD, call)
+        masks = self._masks.setdefault(query_BHTD.device, {})
         # Per sequence, not with a block-diagonal mask: on a CPU the mask costs 1.1-1.8 times.
         parts = [
-            causal_attention(query_BHTD[:, :, a:b], key_BKTD[:, :, a:b], value_BKTD[:, :, a:b], call)
-            for a, b in pairwise(self.bounds)
+            causal_attention(
+                query_BHTD[:, :, a:b], _seen(key_BKTD, prefix, a, b), _seen(value_BKTD, prefix, a, b), call, masks
+            ).transpose(1, 2)
+            for (a, b), prefix in self._segments()
         ]
-        return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
+        return torch.cat(parts, dim=1)
 
     def _varlen(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: Call) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn  # CUDA only, so it is imported where it runs
 
+        queries, keys = self._runs(query_BHTD.device)
+        key_TKD, value_TKD = key_BKTD[0].transpose(0, 1), value_BKTD[0].transpose(0, 1)
+        if keys.places is not None:
+            key_TKD, value_TKD = key_TKD[keys.places], value_TKD[keys.places]
         out_THD = varlen_attn(
             query_BHTD[0].transpose(0, 1),
-            key_BKTD[0].transpose(0, 1),
-            value_BKTD[0].transpose(0, 1),
-            self.cu_seqlens,
-            self.cu_seqlens,
-            self.longest,
-            self.longest,
+            key_TKD,
+            value_TKD,
+            queries.starts,
+            keys.starts,
+            queries.longest,
+            keys.longest,
             scale=call.scale,
-            # (left, right): a window of w tokens holds the token itself and w - 1 before it.
+            # (left, right), aligned at the last query and the last key: a window of w tokens holds the token itself
+            # and w - 1 before it.
             window_size=(call.window - 1 if call.window else -1, 0),
             enable_gqa=query_BHTD.shape[1] != key_BKTD.shape[1],
         )
         assert isinstance(out_THD, Tensor)
         return out_THD.unsqueeze(0)
+
+    def _runs(self, device: torch.device) -> tuple[_Runs, _Runs]:
+        """Queries and keys of each segment as the kernel wants them; made once per pass, not once per layer."""
+        made = self._made.get(device)
+        if made is None:
+            lengths = [b - a for a, b in pairwise(self.bounds)]
+            seen = [[*range(*prefix), *range(a, b)] for (a, b), prefix in self._segments()]
+            places = None
+            if any(end for _, end in self.prefixes):
+                places = torch.tensor([place for run in seen for place in run], device=device)
+            made = (_Runs.of(lengths, None, device), _Runs.of(list(map(len, seen)), places, device))
+            self._made[device] = made
+        return made
+
+    def _segments(self) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+        return zip(pairwise(self.bounds), self.prefixes, strict=True)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of tokens end to end: starts and total as int32, the longest, and where they stand if not in order."""
+
+    starts: Tensor
+    longest: int
+    places: Tensor | None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], places: Tensor | None, device: torch.device) -> _Runs:
+        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        return cls(starts, max(lengths), places)
+
+
+def _seen(states_BKTD: Tensor, prefix: tuple[int, int], start: int, end: int) -> Tensor:
+    """Keys or values of a segment and of the prefix before it."""
+    own = states_BKTD[:, :, start:end]
+    return torch.cat([states_BKTD[:, :, slice(*prefix)], own], dim=2) if prefix[1] else own
 
 
 def _can_use_varlen(query_BHTD: Tensor, value_BKTD: Tensor, call: Call) -> bool:
@@ -190,29 +247,40 @@ def _can_use_varlen(query_BHTD: Tensor, value_BKTD: Tensor, call: Call) -> bool:
     )
 
 
-def causal_attention(query_BHSD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, call: Call) -> Tensor:
-    """Causal attention of whole sequences, [B, H, S, D] -> [B, H, S, D]."""
-    length = query_BHSD.shape[2]
-    window_SS = None
-    if 0 < call.window < length:
-        distance_SS = torch.arange(length, device=query_BHSD.device)[:, None] - torch.arange(
-            length, device=query_BHSD.device
-        )
-        window_SS = (distance_SS >= 0) & (distance_SS < call.window)
-    if call.is_plain:
-        return nn.functional.scaled_dot_product_attention(
-            query_BHSD,
-            key_BKSD,
-            value_BKSD,
-            attn_mask=window_SS,
-            dropout_p=call.dropout,
-            is_causal=window_SS is None,
-            scale=call.scale,
-            enable_gqa=query_BHSD.shape[1] != key_BKSD.shape[1],
-        )
-    if window_SS is None:
-        window_SS = torch.ones(length, length, dtype=torch.bool, device=query_BHSD.device).tril()
-    return masked_attention(query_BHSD, key_BKSD, value_BKSD, window_SS[None, None], call)
+def causal_attention(
+    query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, call: Call, masks: dict[Any, Tensor] | None = None
+) -> Tensor:
+    """Causal attention of the last T of S tokens, [B, H, T, D] -> [B, H, T, D].
+
+    `masks` keeps masks between the layers of a pass; they are equal in all layers with the same window.
+    """
+    num_queries, length = query_BHTD.shape[2], key_BKSD.shape[2]
+    masks = {} if masks is None else masks
+    key = (num_queries, length, call.window, call.is_plain)
+    if call.is_plain and num_queries == length and not 0 < call.window < length:
+        mask_TS = None
+    elif key in masks:
+        mask_TS = masks[key]
+    else:
+        places_S = torch.arange(length, device=query_BHTD.device)
+        distance_TS = places_S[length - num_queries :, None] - places_S
+        sees_TS = (distance_TS >= 0) & (distance_TS < (call.window or length))
+        # Added to the scores; made of a boolean one it would be made again in each layer.
+        mask_TS = torch.where(sees_TS, 0.0, -math.inf).to(query_BHTD.dtype) if call.is_plain else sees_TS
+        masks[key] = mask_TS
+    if not call.is_plain:
+        assert mask_TS is not None
+        return masked_attention(query_BHTD, key_BKSD, value_BKSD, mask_TS[None, None], call)
+    return nn.functional.scaled_dot_product_attention(
+        query_BHTD,
+        key_BKSD,
+        value_BKSD,
+        attn_mask=mask_TS,
+        dropout_p=call.dropout,
+        is_causal=mask_TS is None,
+        scale=call.scale,
+        enable_gqa=query_BHTD.shape[1] != key_BKSD.shape[1],
+    )
 
 
 def masked_attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, sees: Tensor, call: Call) -> Tensor:

@@ -69,10 +69,10 @@ class Prefill:
     segments: Segments
 
     @classmethod
-    def of(cls, cache: KvCache, lengths: Sequence[int], device: torch.device) -> Prefill:
+    def of(cls, cache: KvCache, lengths: Sequence[int]) -> Prefill:
         cache.reserve(max(lengths) + 1)
         cache.lengths.extend(lengths)
-        return cls(cache, Segments.of(lengths, device))
+        return cls(cache, Segments.of(lengths))
 
     def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: Call) -> Tensor:
         keys, values = self.cache.buffers(call.layer, key_BKTD, value_BKTD)

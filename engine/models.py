@@ -355,7 +355,7 @@ def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), se
     try:
         with _unsupported_if_it_fails(model.name):
             rows = [torch.randint(model.vocabulary, (n,), generator=generator) for n in lengths]
-            packed_TV = model.logits(_packed_hidden(model, rows, Segments.of(lengths, model.device)))
+            packed_TV = model.logits(_packed_hidden(model, rows, Segments.of(lengths)))
             difference = _compare(model, packed_TV, torch.cat(_padded_logits(model, rows)))
             windows = windows_of(model.module.config)
             if windows:
@@ -373,7 +373,7 @@ def _check_windows(
     longest = max(measured, default=1)
     length = min(longest + max(8, longest // 4), model.context)
     row = torch.randint(model.vocabulary, (length,), generator=generator)
-    watched = _Watched(Segments.of([*map(len, rows), length], model.device))
+    watched = _Watched(Segments.of([*map(len, rows), length]))
     tail = slice(-min(_CHECKED_TAIL, length - min(measured, default=1)), None)
     packed_TD = _packed_hidden(model, [*rows, row], watched)
     named = " and ".join(f"{name} {size}" for name, size in windows.items())

@@ -187,11 +187,11 @@ def _take(waiting: list[int], prompts: Sequence[Sequence[int]], free: int, setti
 def _prefill(model: LanguageModel, rows: Sequence[_Row], cache: KvCache) -> Tensor:
     """Logits [N, V] after each new prompt."""
     lengths = [len(row.prompt) for row in rows]
-    layout = Prefill.of(cache, lengths, model.device)
+    layout = Prefill.of(cache, lengths)
     ids_T = torch.tensor([token for row in rows for token in row.prompt], device=model.device)
     positions_T = torch.cat([torch.arange(length) for length in lengths]).to(model.device)
     hidden_TD = model.hidden(ids_T, positions_T, layout)
-    last_N = layout.segments.cu_seqlens[1:].long() - 1
+    last_N = torch.tensor(layout.segments.bounds[1:], device=model.device) - 1
     return model.logits(hidden_TD[last_N]).float()
 
 
@@ -355,7 +355,7 @@ def _score_group(
     lengths = [len(prompt) + len(continuation) for prompt, continuation in pairs]
     ids_T = torch.tensor(ids, device=model.device)
     positions_T = torch.tensor(positions, device=model.device)
-    hidden_TD = model.hidden(ids_T, positions_T, Segments.of(lengths, model.device))
+    hidden_TD = model.hidden(ids_T, positions_T, Segments.of(lengths))
     places_N = torch.tensor(places, device=model.device)
     targets_N = ids_T[places_N + 1]
     logps, greedy = [], []

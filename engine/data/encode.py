@@ -19,10 +19,10 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain.engine.data.examples import Example, Message
+from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample
+from posttrain.engine.data.rows import Group, Row, grow
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
 
@@ -31,28 +31,6 @@ LossOn = Literal["all_turns", "last_turn"]
 # Private-use characters stand for spellings of special tokens (and for themselves) while a template is rendered.
 _FIRST, _LAST = 0xF2000, 0xF2FFF
 _RESERVED = "[\U000f1000-\U000f2fff]"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training row. `is_target[i]` is 1 where token i is trained, that is predicted from the tokens before it."""
-
-    ids: array[int]
-    is_target: bytes
-    source: str = ""
-    number: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def num_targets(self) -> int:
-        # The first token has nothing before it to be predicted from.
-        return sum(self.is_target[1:])
-
-    @property
-    def name(self) -> str:
-        return f"{self.source} row {self.number}"
 
 
 class Encoder:
@@ -98,34 +76,76 @@ class Encoder:
             stop token. MaskedLabelsError: no assistant turn.
         """
         last = max((i for i, message in enumerate(example.messages) if message["role"] == "assistant"), default=-1)
-        if last < 0:
-            raise MaskedLabelsError(f"{source} row {number}: no assistant turn, so nothing is trained")
+        first = last if loss_on == "last_turn" else 0
+        return self._conversation(example.messages, example.tools, first, source, number)
+
+    def pair(self, example: PairExample, source: str = "", number: int = 0) -> Group:
+        """A preference pair, of which chosen is the first branch; all assistant turns after the prompt are trained.
+
+        Raises:
+            TemplateError, MaskedLabelsError: as `row`. DataError: the two answers are the same tokens, or no token
+            stands before them.
+        """
+        answers = {"chosen": example.chosen, "rejected": example.rejected}
+        rows = []
+        for name, answer in answers.items():
+            messages = [*example.prompt, *answer]
+            rows.append(self._conversation(messages, example.tools, len(example.prompt), source, number, name))
+        group = grow(rows, source, number, example.margin)
+        chosen, rejected = group.branches
+        if chosen == rejected:
+            raise DataError(f"{source} row {number}: chosen and rejected are the same, so neither is preferred")
+        return group
+
+    def labelled(self, example: LabelledExample, source: str = "", number: int = 0) -> Group:
+        """An answer with a label, as a group of one branch.
+
+        Raises:
+            TemplateError, MaskedLabelsError: as `row`. DataError: no token stands before the answer.
+        """
+        messages = [*example.prompt, *example.completion]
+        row = self._conversation(messages, example.tools, len(example.prompt), source, number)
+        return grow([row], source, number, is_desirable=example.is_desirable)
+
+    def _conversation(
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        first: int,
+        source: str,
+        number: int,
+        field: str = "",
+    ) -> Row:
+        """The row in which the assistant's turns among messages[first:] are trained."""
+        where = f"{source} row {number}" + (f", field {field}" if field else "")
+        turns = [i for i, message in enumerate(messages) if i >= first and message["role"] == "assistant"]
+        if not turns:
+            raise MaskedLabelsError(f"{where}: no assistant turn, so nothing is trained")
         try:
-            (messages, tools), literals = self._guard((example.messages[: last + 1], example.tools))
+            (kept, given), literals = self._guard((messages[: turns[-1] + 1], tools))
             find = self._marked_spans if self._template.marks_generation else self._prefix_spans
-            text, spans = find(messages, tools, loss_on)
+            text, spans = find(kept, given, turns)
             return self._assemble(text, spans, literals, source, number)
         except (TemplateError, DataError) as error:
-            raise type(error)(f"{source} row {number}: {error}", hint=error.hint) from None
+            raise type(error)(f"{where}: {error}", hint=error.hint) from None
 
     # -- spans of assistant text ---------------------------------------------------------------------------------------
 
     def _marked_spans(
-        self, messages: list[Message], tools: list[dict[str, Any]], loss_on: LossOn
+        self, messages: list[Message], tools: list[dict[str, Any]], turns: list[int]
     ) -> tuple[str, list[tuple[int, int]]]:
         text, spans = self._template.render_marked(messages, tools)
         num_turns = sum(message["role"] == "assistant" for message in messages)
         if len(spans) != num_turns:
             raise TemplateError(f"the template marks {len(spans)} generation blocks in {num_turns} assistant turns")
-        return text, spans[-1:] if loss_on == "last_turn" else spans
+        return text, spans[-len(turns) :]
 
     def _prefix_spans(
-        self, messages: list[Message], tools: list[dict[str, Any]], loss_on: LossOn
+        self, messages: list[Message], tools: list[dict[str, Any]], turns: list[int]
     ) -> tuple[str, list[tuple[int, int]]]:
         whole = self._template.render(messages, tools)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         spans = []
-        for i in turns[-1:] if loss_on == "last_turn" else turns:
+        for i in turns:
             before = self._template.render(messages[:i], tools, add_generation_prompt=True)
             after = self._template.render(messages[: i + 1], tools)
             if not after.startswith(before) or not whole.startswith(after):
@@ -235,13 +255,3 @@ class Encoder:
 
     def _stop_names(self) -> list[str]:
         return [str(self._tokenizer.convert_ids_to_tokens(index)) for index in sorted(self._stop_ids)]
-
-
-def fit(row: Row, max_tokens: int, overlong: Literal["refuse", "truncate"]) -> Row | None:
-    """The row, cut to `max_tokens` if that is wanted and a trained token stays; None if it does not fit."""
-    if len(row) <= max_tokens:
-        return row
-    if overlong == "refuse":
-        return None
-    cut = Row(row.ids[:max_tokens], row.is_target[:max_tokens], row.source, row.number)
-    return cut if cut.num_targets else None

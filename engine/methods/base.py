@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from posttrain.engine.data.encode import Encoder, Row
+from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.examples import Example
 from posttrain.engine.data.packing import Batch
+from posttrain.engine.data.rows import Row
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import TrainSpec

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posttrain.engine.data.encode import Encoder, Row
+from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.examples import Example
 from posttrain.engine.data.packing import Batch, collate
+from posttrain.engine.data.rows import Row
 from posttrain.engine.data.template import ChatTemplate, builtin_template
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.losses import summed_nll

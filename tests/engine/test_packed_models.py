@@ -31,8 +31,8 @@ from transformers import (
 from posttrain.engine import attention
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.attention import Segments
-from posttrain.engine.data.encode import Row
 from posttrain.engine.data.packing import collate
+from posttrain.engine.data.rows import Row
 from posttrain.engine.errors import CancelledError, DataError, SpecError, UnsupportedModelError
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods import METHODS, Models
@@ -186,7 +186,7 @@ def changed_call(**changes: Any) -> type[Segments]:
 def test_a_wrong_attention_is_noticed(name: str, mutant: type[Segments]) -> None:
     model, rows = tiny_model(name), make_rows()
     batch = collate(rows)
-    wrong = mutant(batch.segments.bounds, batch.segments.cu_seqlens)
+    wrong = mutant(batch.segments.bounds, batch.segments.prefixes)
     hidden = model.hidden(batch.input_ids_T, batch.position_ids_T, wrong)[batch.loss_positions_N]
     loss = (
         summed_nll(hidden, batch.targets_N, model.logits, model.head_parameters(), model.vocabulary) / batch.num_targets

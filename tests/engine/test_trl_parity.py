@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from posttrain.engine import attention
-from posttrain.engine.data.encode import Encoder, Row
+from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.formats import normalise
+from posttrain.engine.data.rows import Row
 from posttrain.engine.data.template import builtin_template
 from posttrain.engine.methods import METHODS, Models
 from posttrain.engine.models import LanguageModel

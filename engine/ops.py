@@ -1,0 +1,103 @@
+"""Maths that several techniques share: log-probabilities of given tokens, and sums over sequences.
+
+Shape suffixes: N positions with a loss, C positions of one chunk, S sequences, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.engine.losses import Project, chunk_rows
+
+
+class _TokenLogps(torch.autograd.Function):
+    """log p of one token per position, without ever holding more than a chunk's logits.
+
+    A position's log-probability depends on its own hidden state only, so with a frozen head its gradient is taken
+    while the chunk's logits are there and scaled in the backward pass. A trained head needs the scale first: its
+    logits are computed a second time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, targets_N: Tensor, project: Project, chunk: int, *parameters: nn.Parameter
+    ) -> Tensor:
+        is_head_trained = any(ctx.needs_input_grad[4:])
+        needs_now = ctx.needs_input_grad[0] and not is_head_trained
+        grad_ND = torch.empty_like(hidden_ND) if needs_now else None
+        logps: list[Tensor] = []
+        for start in range(0, hidden_ND.shape[0], chunk):
+            part = slice(start, start + chunk)
+            with torch.set_grad_enabled(needs_now):
+                hidden_CD = hidden_ND[part].detach().requires_grad_(needs_now)
+                logp_C = _logps(project(hidden_CD), targets_N[part])
+                if grad_ND is not None:
+                    (grad_ND[part],) = torch.autograd.grad(logp_C.sum(), [hidden_CD])
+            logps.append(logp_C.detach())
+        ctx.project, ctx.chunk, ctx.grad_hidden, ctx.parameters = project, chunk, grad_ND, parameters
+        ctx.save_for_backward(hidden_ND, targets_N)
+        return torch.cat(logps) if logps else hidden_ND.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_N,) = grad_outputs
+        nothing = [None] * len(ctx.parameters)
+        if ctx.grad_hidden is not None:
+            return (ctx.grad_hidden * grad_N[:, None].to(ctx.grad_hidden.dtype), None, None, None, *nothing)
+        hidden_ND, targets_N = ctx.saved_tensors
+        needs_hidden = ctx.needs_input_grad[0]
+        needed = ctx.needs_input_grad[4:]
+        trained = [p for p, is_needed in zip(ctx.parameters, needed, strict=True) if is_needed]
+        grads = [torch.zeros_like(p, dtype=torch.float32) for p in trained]
+        grad_ND = torch.empty_like(hidden_ND) if needs_hidden else None
+        for start in range(0, hidden_ND.shape[0], ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            with torch.enable_grad():
+                hidden_CD = hidden_ND[part].detach().requires_grad_(needs_hidden)
+                logp_C = _logps(ctx.project(hidden_CD), targets_N[part])
+                inputs = [*([hidden_CD] if needs_hidden else []), *trained]
+                found = list(torch.autograd.grad(logp_C, inputs, grad_N[part]))
+            if grad_ND is not None:
+                grad_ND[part] = found.pop(0)
+            for grad, new in zip(grads, found, strict=True):
+                grad += new
+        remaining = iter(grad.to(p.dtype) for grad, p in zip(grads, trained, strict=True))
+        return (grad_ND, None, None, None, *(next(remaining) if is_needed else None for is_needed in needed))
+
+
+def _logps(logits_CV: Tensor, targets_C: Tensor) -> Tensor:
+    return -nn.functional.cross_entropy(logits_CV.float(), targets_C, reduction="none")
+
+
+def token_logps(
+    hidden_ND: Tensor, targets_N: Tensor, project: Project, parameters: Sequence[nn.Parameter], vocabulary: int
+) -> Tensor:
+    """log softmax(project(hidden))[target] of each position, [N] in float32.
+
+    `project` maps [C, D] to logits [C, V] and uses `parameters`; gradients flow to these and to `hidden_ND`.
+    """
+    chunk = chunk_rows(vocabulary)
+    if hidden_ND.shape[0] <= chunk:  # one chunk: autograd may keep its logits
+        return _logps(project(hidden_ND), targets_N)
+    logp_N = _TokenLogps.apply(hidden_ND, targets_N, project, chunk, *parameters)  # type: ignore[no-untyped-call]
+    assert isinstance(logp_N, Tensor)
+    return logp_N
+
+
+def sum_by_sequence(values_N: Tensor, sequences_N: Tensor, num_sequences: int) -> Tensor:
+    """Sums [S] of the values of each sequence."""
+    return values_N.new_zeros(num_sequences).index_add(0, sequences_N, values_N)
+
+
+def log1mexp(logp: Tensor) -> Tensor:
+    """log(1 - exp(logp)) for logp < 0, by whichever of two forms is exact there (Maechler 2012, "Accurately computing
+    log(1 - exp(-|a|))").
+    """
+    is_near_zero = logp > -0.6931472
+    near = torch.log(-torch.expm1(torch.where(is_near_zero, logp, -1.0)))
+    far = torch.log1p(-torch.exp(torch.where(is_near_zero, -1.0, logp)))
+    return torch.where(is_near_zero, near, far)
