@@ -20,7 +20,7 @@ from posttrain.engine.attempt import Events
 from posttrain.engine.checkpoint import Checkpoint, save_checkpoint
 from posttrain.engine.data.mixing import Mix, Plan, plan
 from posttrain.engine.data.packing import split
-from posttrain.engine.data.rows import Row
+from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.errors import CancelledError, NonFiniteError
 from posttrain.engine.events import CheckpointSaved, Resumed, StepMetrics
 from posttrain.engine.methods.base import Method, Models
@@ -58,7 +58,7 @@ class Trainer:
     spec: TrainSpec
     method: Method
     models: Models
-    sources: Sequence[Sequence[Row]]
+    sources: Sequence[Sequence[AnyRow]]
     events: Events
     checkpoints: Path
     should_stop: Callable[[], bool] = lambda: False
@@ -119,7 +119,7 @@ class Trainer:
         positions = self._plan.positions(self._counters.step)
         places = [self._mix.at(position) for position in positions]
         rows = [self.sources[source][index] for source, index in places]
-        window = self.method.window(rows)
+        window = self.method.window(rows, self.models)
         loss, sums = 0.0, dict[str, float]()
         for micro in split(rows, self.spec.batch.micro_tokens):
             batch = self.method.collate(micro, self.models.policy.device)

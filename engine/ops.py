@@ -91,13 +91,3 @@ def token_logps(
 def sum_by_sequence(values_N: Tensor, sequences_N: Tensor, num_sequences: int) -> Tensor:
     """Sums [S] of the values of each sequence."""
     return values_N.new_zeros(num_sequences).index_add(0, sequences_N, values_N)
-
-
-def log1mexp(logp: Tensor) -> Tensor:
-    """log(1 - exp(logp)) for logp < 0, by whichever of two forms is exact there (Maechler 2012, "Accurately computing
-    log(1 - exp(-|a|))").
-    """
-    is_near_zero = logp > -0.6931472
-    near = torch.log(-torch.expm1(torch.where(is_near_zero, logp, -1.0)))
-    far = torch.log1p(-torch.exp(torch.where(is_near_zero, -1.0, logp)))
-    return torch.where(is_near_zero, near, far)

@@ -23,13 +23,13 @@ from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, record_o
 from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound, sha256_file
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.mixing import check_shares
-from posttrain.engine.data.rows import Row, fit
+from posttrain.engine.data.encoded import AnyRow, fit
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
 from posttrain.engine.events import ExitRecord, Note, Phase, Progress
 from posttrain.engine.loop import Trainer
-from posttrain.engine.methods import METHODS, Method, Models
+from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
     LanguageModel,
     check_exactness,
@@ -43,6 +43,7 @@ from posttrain.engine.models import (
     resolve_dtype,
     stop_ids_of,
 )
+from posttrain.engine.score import add_score_head, save_reward_model
 from posttrain.engine.spec import BuiltinTemplate, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, DatasetInput, ModelInput, TrainTask
 
@@ -77,13 +78,15 @@ class _Attempt:
     folder: Path
     events: Events
     should_stop: ShouldStop
+    phase: str = "loading"
+    told_s: float = 0.0
 
     def run(self) -> dict[str, Any]:
         spec, base = self.task.spec, self.task.base
         self._phase("loading")
         check_input(base)
         config, tokenizer = load_config(base), load_tokenizer(base)
-        method = METHODS[spec.kind](spec)
+        method = method_of(spec)
         num_known = len(tokenizer)
         template, row_ids = method.prepare_tokenizer(tokenizer)
         stop_ids = _stop_ids(base, tokenizer, config, isinstance(spec.template, BuiltinTemplate))
@@ -93,7 +96,9 @@ class _Attempt:
         if limit < spec.batch.max_tokens:
             self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context of {limit} is the limit")
         encoder = Encoder(tokenizer, template, stop_ids)
-        sources = [self._encode(dataset, method, encoder, limit) for dataset in self.task.datasets]
+        sources = [
+            method.arrange(self._encode(dataset, method, encoder, limit), limit) for dataset in self.task.datasets
+        ]
         check_shares(
             [source.dataset for source in spec.data], list(map(len, sources)), [source.weight for source in spec.data]
         )
@@ -105,9 +110,13 @@ class _Attempt:
         check_exactness(model)
         self._check_stop()
         peft = self._adapt(model, tokenizer, num_known, row_ids)
+        if method.makes == "reward_model":
+            add_score_head(model, spec.seed)
+        models = Models(model, peft)
+        method.prepare(sources, models, self._tell)
 
         trainer = Trainer(
-            spec, method, Models(model), sources, self.events, self.folder / CHECKPOINTS_FOLDER, self.should_stop
+            spec, method, models, sources, self.events, self.folder / CHECKPOINTS_FOLDER, self.should_stop
         )
         if self.task.resume_from:
             checkpoint, skipped = newest_sound(Path(self.task.resume_from), spec_digest(spec))
@@ -120,7 +129,7 @@ class _Attempt:
         seconds = time.monotonic() - started
 
         self._phase("saving")
-        self._save(model, peft, tokenizer)
+        self._save(model, peft, tokenizer, method.makes)
         return {
             "loss": counters.loss,
             "steps": counters.step,
@@ -134,7 +143,7 @@ class _Attempt:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def _encode(self, dataset: DatasetInput, method: Method, encoder: Encoder, limit: int) -> list[Row]:
+    def _encode(self, dataset: DatasetInput, method: Method, encoder: Encoder, limit: int) -> list[AnyRow]:
         path = Path(dataset.path)
         if not path.is_file():
             raise DataError(
@@ -144,9 +153,9 @@ class _Attempt:
             raise DataError(
                 f"{dataset.ref}: the file does not match the digest it was sealed with", hint="add the dataset again"
             )
-        rows: list[Row] = []
-        overlong: list[Row] = []
-        num_cut, told = 0, time.monotonic()
+        rows: list[AnyRow] = []
+        overlong: list[AnyRow] = []
+        num_cut = 0
         with open(path, "rb") as file:
             num_lines = sum(1 for _ in file)
         for num_read, (number, example) in enumerate(iter_examples(path, dataset.format), start=1):
@@ -156,13 +165,10 @@ class _Attempt:
                 overlong.append(row)
             else:
                 rows.append(kept)
-                num_cut += len(kept) < len(row)
-            if time.monotonic() - told > PROGRESS_EVERY_S:
-                told = time.monotonic()
-                self._check_stop()
-                self.events(Progress(phase="data", done=num_read, total=num_lines))
+                num_cut += kept.longest < row.longest
+            self._tell(num_read, num_lines)
         if overlong:
-            shown = ", ".join(f"row {row.number} ({len(row)})" for row in overlong[:5])
+            shown = ", ".join(f"row {row.number} ({row.longest})" for row in overlong[:5])
             what = f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens"
             if self.task.spec.batch.overlong == "truncate":
                 raise MaskedLabelsError(
@@ -195,10 +201,14 @@ class _Attempt:
         module.requires_grad_(True)
         return None
 
-    def _save(self, model: LanguageModel, peft: Any, tokenizer: Any) -> None:
+    def _save(self, model: LanguageModel, peft: Any, tokenizer: Any, makes: str) -> None:
         temporary, target = self.folder / f".{OUTPUT_FOLDER}.tmp", self.folder / OUTPUT_FOLDER
         with disk_errors("saving the model"), new_folder(temporary):
-            if peft is None:
+            if makes == "reward_model":
+                if peft is not None:
+                    peft.merge_and_unload(safe_merge=True)
+                save_reward_model(model, temporary)
+            elif peft is None:
                 model.module.save_pretrained(temporary)
             else:
                 from posttrain.engine.adapters import save_adapter
@@ -212,10 +222,18 @@ class _Attempt:
 
     def _phase(self, phase: str) -> None:
         self._check_stop()
+        self.phase, self.told_s = phase, time.monotonic()
         self.events(Phase(phase=phase))
 
     def _note(self, message: str, level: str = "info") -> None:
         self.events(Note.model_validate({"message": message, "level": level}))
+
+    def _tell(self, done: int, total: int) -> None:
+        """Progress of the phase, at most once a second; the moment at which a stop is noticed."""
+        if time.monotonic() - self.told_s > PROGRESS_EVERY_S:
+            self.told_s = time.monotonic()
+            self._check_stop()
+            self.events(Progress(phase=self.phase, done=done, total=total))
 
     def _check_stop(self) -> None:
         if self.should_stop():

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
 # Below it sampling divides the rounding of float32 logits (about 1e-6 of 20) into what decides: greedy but for chance.
 MIN_TEMPERATURE = 1e-3
@@ -190,6 +190,147 @@ class SftSpec(TrainCommon):
     )
 
 
+class DpoOptimizerOptions(OptimizerOptions):
+    learning_rate: Positive = Field(default=5e-7, description="peak; about ten times higher for LoRA")
+    warmup_ratio: Fraction = Field(default=0.1, description="share of the steps in which the rate rises from 0")
+
+
+class PairLossOptions(Option):
+    """Base of losses on answers; `needs_reference` and `is_per_token` say what a loss computes with."""
+
+    needs_reference: ClassVar[bool] = True
+    is_per_token: ClassVar[bool] = False
+
+
+class DpoSigmoidLoss(PairLossOptions):
+    """DPO, arXiv:2305.18290."""
+
+    type: Literal["sigmoid"] = "sigmoid"
+    beta: Positive = Field(default=0.1, description="how closely the policy is held to the reference")
+
+
+class DpoHingeLoss(PairLossOptions):
+    """SLiC's hinge, arXiv:2305.10425."""
+
+    type: Literal["hinge"] = "hinge"
+    beta: Positive = Field(default=0.1, description="1 / beta is the margin in log-probability")
+
+
+class DpoIpoLoss(PairLossOptions):
+    """IPO, arXiv:2310.12036, per token."""
+
+    is_per_token: ClassVar[bool] = True
+    type: Literal["ipo"] = "ipo"
+    beta: Positive = Field(default=0.1, description="1 / (2 beta) is the margin per token that is aimed at")
+
+
+class DpoRobustLoss(PairLossOptions):
+    """Robust DPO, arXiv:2403.00409."""
+
+    type: Literal["robust"] = "robust"
+    beta: Positive = Field(default=0.1, description="how closely the policy is held to the reference")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.1, description="share of pairs whose labels are believed to be flipped"
+    )
+
+
+class DpoSigmoidNormLoss(PairLossOptions):
+    """Length-normalised DPO, arXiv:2411.15124."""
+
+    is_per_token: ClassVar[bool] = True
+    type: Literal["sigmoid_norm"] = "sigmoid_norm"
+    beta: Positive = Field(default=5.0, description="as in sigmoid, but of log-probabilities per token")
+
+
+class SimpoLoss(PairLossOptions):
+    """SimPO, arXiv:2405.14734; no reference."""
+
+    needs_reference: ClassVar[bool] = False
+    is_per_token: ClassVar[bool] = True
+    type: Literal["simpo"] = "simpo"
+    beta: Positive = Field(default=2.0, description="scale of the log-probability per token")
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(default=1.0, description="the paper's gamma")
+
+
+class OrpoLoss(PairLossOptions):
+    """ORPO, arXiv:2403.07691; no reference. Includes supervised fine-tuning on the chosen answers."""
+
+    needs_reference: ClassVar[bool] = False
+    is_per_token: ClassVar[bool] = True
+    type: Literal["orpo"] = "orpo"
+    beta: Positive = Field(default=0.1, description="weight of the odds-ratio term, the paper's lambda")
+
+
+class KtoLoss(PairLossOptions):
+    """KTO, arXiv:2402.01306, on rows of format unpaired."""
+
+    type: Literal["kto"] = "kto"
+    beta: Positive = Field(default=0.1, description="how closely the policy is held to the reference")
+    desirable_weight: Positive = Field(default=1.0, description="weight of rows labelled true")
+    undesirable_weight: Positive = Field(
+        default=1.0, description="weight of rows labelled false; balance both when one kind is rare"
+    )
+
+
+PairLoss = DpoSigmoidLoss | DpoHingeLoss | DpoIpoLoss | DpoRobustLoss | DpoSigmoidNormLoss | SimpoLoss | OrpoLoss
+DpoLoss = Annotated[PairLoss | KtoLoss, Field(discriminator="type")]
+
+
+class DpoSpec(TrainCommon):
+    """Direct preference optimisation: trains on pairs of answers, or with loss kto on answers with a label."""
+
+    kind: Literal["dpo"] = "dpo"
+    duration: Duration = Field(default_factory=lambda: EpochsDuration(num_epochs=1.0))
+    optimizer: DpoOptimizerOptions = Field(default_factory=DpoOptimizerOptions)
+    template: TrainTemplate = Field(default_factory=OwnTemplate)
+    loss: DpoLoss = Field(default_factory=DpoSigmoidLoss)
+    reference: Literal["cached", "adapter_off"] = Field(
+        default="cached",
+        description="the base's log-probabilities: once for all rows before the first step, or in every step with the "
+        "adapter switched off",
+    )
+    nll_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="weight of the chosen answers' mean negative log-likelihood, added to the loss"
+    )
+
+    @field_validator("reference")
+    @classmethod
+    def _has_adapter(cls, value: str, info: ValidationInfo) -> str:
+        if value == "adapter_off" and not isinstance(info.data.get("adapter"), LoraAdapter):
+            raise ValueError("there is no adapter to switch off: set adapter.type to lora, or reference to cached")
+        return value
+
+    @field_validator("nll_weight")
+    @classmethod
+    def _has_chosen(cls, value: float, info: ValidationInfo) -> float:
+        if value and isinstance(info.data.get("loss"), KtoLoss):
+            raise ValueError("loss kto has no chosen answers: leave nll_weight at 0")
+        return value
+
+
+class RewardOptimizerOptions(OptimizerOptions):
+    learning_rate: Positive = Field(default=3e-6, description="peak; about thirty times higher for LoRA")
+
+
+class RewardSpec(TrainCommon):
+    """Reward modelling: trains a model that scores answers, on pairs of them."""
+
+    kind: Literal["reward"] = "reward"
+    duration: Duration = Field(default_factory=lambda: EpochsDuration(num_epochs=1.0))
+    optimizer: RewardOptimizerOptions = Field(default_factory=RewardOptimizerOptions)
+    template: TrainTemplate = Field(default_factory=OwnTemplate)
+    centring: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.01, description="weight of the squared sum of a pair's scores, which keeps scores around 0"
+    )
+
+    @field_validator("then")
+    @classmethod
+    def _is_not_gated(cls, value: Then) -> Then:
+        if isinstance(value, ThenGate):
+            raise ValueError("a reward model answers nothing that a suite could judge: set then.type to register")
+        return value
+
+
 class OwnEvalTemplate(Option):
     type: Literal["own"] = "own"
 
@@ -222,12 +363,18 @@ class EvaluateSpec(JobCommon):
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
 
 
-JobSpec = Annotated[IftSpec | SftSpec | EvaluateSpec, Field(discriminator="kind")]
-TrainSpec = IftSpec | SftSpec
-AnySpec = IftSpec | SftSpec | EvaluateSpec
+TrainSpec = IftSpec | SftSpec | DpoSpec | RewardSpec
+AnySpec = TrainSpec | EvaluateSpec
+JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 
 JOB_SPEC: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
-KINDS: dict[str, type[Option]] = {"ift": IftSpec, "sft": SftSpec, "evaluate": EvaluateSpec}
+KINDS: dict[str, type[Option]] = {
+    "ift": IftSpec,
+    "sft": SftSpec,
+    "dpo": DpoSpec,
+    "reward": RewardSpec,
+    "evaluate": EvaluateSpec,
+}
 
 
 def parse_spec(data: object) -> AnySpec:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample
-from posttrain.engine.data.rows import Group, Row, grow
+from posttrain.engine.data.encoded import Group, Row, grow
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
 

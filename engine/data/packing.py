@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from posttrain.engine.attention import Segments
-from posttrain.engine.data.rows import AnyRow, Branch, Group, Row
+from posttrain.engine.data.encoded import AnyRow, Branch, Group, Row
 from posttrain.engine.errors import MaskedLabelsError
 
 Integers = np.ndarray[tuple[int], np.dtype[np.int32 | np.int64]]

@@ -1,9 +1,29 @@
 """Techniques, one file each. `METHODS` maps a spec's kind to its class; there is no other registration."""
 
+from typing import Any
+
 from posttrain.engine.methods.base import Method, Metrics, Models, Window
+from posttrain.engine.methods.dpo import DpoMethod
 from posttrain.engine.methods.ift import IftMethod
+from posttrain.engine.methods.kto import KtoMethod
+from posttrain.engine.methods.reward import RewardMethod
 from posttrain.engine.methods.sft import SftMethod
+from posttrain.engine.spec import DpoSpec, KtoLoss, TrainSpec
 
-METHODS: dict[str, type[Method]] = {"ift": IftMethod, "sft": SftMethod}
+METHODS: dict[str, type[Any]] = {
+    "ift": IftMethod,
+    "sft": SftMethod,
+    "dpo": DpoMethod,
+    "dpo/kto": KtoMethod,
+    "reward": RewardMethod,
+}
 
-__all__ = ["METHODS", "IftMethod", "Method", "Metrics", "Models", "SftMethod", "Window"]
+
+def method_of(spec: TrainSpec) -> Method:
+    """The technique of a spec: by its kind, and of dpo by whether its rows are pairs."""
+    is_unpaired = isinstance(spec, DpoSpec) and isinstance(spec.loss, KtoLoss)
+    method: Method = METHODS["dpo/kto" if is_unpaired else spec.kind](spec)
+    return method
+
+
+__all__ = ["METHODS", "Method", "Metrics", "Models", "SftMethod", "Window", "method_of"]

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.examples import Example
+from posttrain.engine.data.examples import AnyExample
 from posttrain.engine.data.packing import Batch
-from posttrain.engine.data.rows import Row
+from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import TrainSpec
 
 Metrics = dict[str, float]
+Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Denominators of the whole optimiser step, whatever its micro-batches: without them 8 x 1 cannot equal 1 x 8."""
+    """Denominators of the whole optimiser step, whatever its micro-batches: without them 8 x 1 cannot equal 1 x 8.
+    A method that needs more of the whole step adds it in a subclass.
+    """
 
     num_targets: int
     num_rows: int
@@ -30,13 +34,32 @@ class Window:
 
 @dataclass
 class Models:
-    """The models of a technique; `policy` is the one that is trained."""
+    """The models of a technique; `policy` is the one that is trained, `peft` what holds its adapter, if it has one."""
 
     policy: LanguageModel
+    peft: Any = None
+
+    @contextmanager
+    def reference(self) -> Iterator[LanguageModel]:
+        """The policy as it was before training, without gradients: its adapter switched off. With no adapter the
+        caller asks before training begins."""
+        was_training = self.policy.module.training
+        self.policy.module.eval()
+        try:
+            with torch.no_grad():
+                if self.peft is None:
+                    yield self.policy
+                else:
+                    with self.peft.disable_adapter():
+                        yield self.policy
+        finally:
+            self.policy.module.train(was_training)
 
 
 class Method(Protocol):
     """One technique. Heavy objects are arguments; a method reads no file, environment or command line."""
+
+    makes: ClassVar[Literal["language_model", "reward_model"]]
 
     def __init__(self, spec: TrainSpec) -> None: ...
 
@@ -44,11 +67,19 @@ class Method(Protocol):
         """The chat template that is trained and saved, and ids of tokens whose rows the base has not learnt."""
         ...
 
-    def encode(self, example: Example, encoder: Encoder, source: str, number: int) -> Row: ...
+    def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> AnyRow: ...
 
-    def collate(self, rows: Sequence[Row], device: torch.device) -> Batch: ...
+    def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> Sequence[AnyRow]:
+        """What becomes of one source's rows once all of them are known; as many, in the same order."""
+        ...
 
-    def window(self, rows: Sequence[Row]) -> Window: ...
+    def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
+        """Called once with the untrained models, on resuming too; `tell(done, total)` shows progress."""
+        ...
+
+    def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch: ...
+
+    def window(self, rows: Sequence[AnyRow], models: Models) -> Window: ...
 
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:
         """The micro-batch's share of the step's loss, and sums to be logged (divided by the window already)."""

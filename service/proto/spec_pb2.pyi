@@ -7,14 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("ift", "sft", "evaluate")
+    __slots__ = ("ift", "sft", "evaluate", "dpo", "reward")
     IFT_FIELD_NUMBER: _ClassVar[int]
     SFT_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    DPO_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
     ift: IftSpec
     sft: SftSpec
     evaluate: EvaluateSpec
-    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ...) -> None: ...
+    dpo: DpoSpec
+    reward: RewardSpec
+    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ..., dpo: _Optional[_Union[DpoSpec, _Mapping]] = ..., reward: _Optional[_Union[RewardSpec, _Mapping]] = ...) -> None: ...
 
 class DataSource(_message.Message):
     __slots__ = ("dataset", "weight")
@@ -221,6 +225,154 @@ class SftSpec(_message.Message):
     template: TrainTemplate
     loss_on: str
     def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
+
+class DpoSigmoidLoss(_message.Message):
+    __slots__ = ("beta",)
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    def __init__(self, beta: _Optional[float] = ...) -> None: ...
+
+class DpoHingeLoss(_message.Message):
+    __slots__ = ("beta",)
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    def __init__(self, beta: _Optional[float] = ...) -> None: ...
+
+class DpoIpoLoss(_message.Message):
+    __slots__ = ("beta",)
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    def __init__(self, beta: _Optional[float] = ...) -> None: ...
+
+class DpoRobustLoss(_message.Message):
+    __slots__ = ("beta", "label_smoothing")
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    label_smoothing: float
+    def __init__(self, beta: _Optional[float] = ..., label_smoothing: _Optional[float] = ...) -> None: ...
+
+class DpoSigmoidNormLoss(_message.Message):
+    __slots__ = ("beta",)
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    def __init__(self, beta: _Optional[float] = ...) -> None: ...
+
+class SimpoLoss(_message.Message):
+    __slots__ = ("beta", "margin")
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    margin: float
+    def __init__(self, beta: _Optional[float] = ..., margin: _Optional[float] = ...) -> None: ...
+
+class OrpoLoss(_message.Message):
+    __slots__ = ("beta",)
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    def __init__(self, beta: _Optional[float] = ...) -> None: ...
+
+class KtoLoss(_message.Message):
+    __slots__ = ("beta", "desirable_weight", "undesirable_weight")
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    DESIRABLE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    UNDESIRABLE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    beta: float
+    desirable_weight: float
+    undesirable_weight: float
+    def __init__(self, beta: _Optional[float] = ..., desirable_weight: _Optional[float] = ..., undesirable_weight: _Optional[float] = ...) -> None: ...
+
+class DpoLoss(_message.Message):
+    __slots__ = ("sigmoid", "hinge", "ipo", "robust", "sigmoid_norm", "simpo", "orpo", "kto")
+    SIGMOID_FIELD_NUMBER: _ClassVar[int]
+    HINGE_FIELD_NUMBER: _ClassVar[int]
+    IPO_FIELD_NUMBER: _ClassVar[int]
+    ROBUST_FIELD_NUMBER: _ClassVar[int]
+    SIGMOID_NORM_FIELD_NUMBER: _ClassVar[int]
+    SIMPO_FIELD_NUMBER: _ClassVar[int]
+    ORPO_FIELD_NUMBER: _ClassVar[int]
+    KTO_FIELD_NUMBER: _ClassVar[int]
+    sigmoid: DpoSigmoidLoss
+    hinge: DpoHingeLoss
+    ipo: DpoIpoLoss
+    robust: DpoRobustLoss
+    sigmoid_norm: DpoSigmoidNormLoss
+    simpo: SimpoLoss
+    orpo: OrpoLoss
+    kto: KtoLoss
+    def __init__(self, sigmoid: _Optional[_Union[DpoSigmoidLoss, _Mapping]] = ..., hinge: _Optional[_Union[DpoHingeLoss, _Mapping]] = ..., ipo: _Optional[_Union[DpoIpoLoss, _Mapping]] = ..., robust: _Optional[_Union[DpoRobustLoss, _Mapping]] = ..., sigmoid_norm: _Optional[_Union[DpoSigmoidNormLoss, _Mapping]] = ..., simpo: _Optional[_Union[SimpoLoss, _Mapping]] = ..., orpo: _Optional[_Union[OrpoLoss, _Mapping]] = ..., kto: _Optional[_Union[KtoLoss, _Mapping]] = ...) -> None: ...
+
+class DpoSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss", "reference", "nll_weight")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    NLL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    base: str
+    output: str
+    data: _containers.RepeatedCompositeFieldContainer[DataSource]
+    adapter: Adapter
+    duration: Duration
+    optimizer: OptimizerOptions
+    batch: BatchOptions
+    checkpoint: CheckpointOptions
+    then: Then
+    template: TrainTemplate
+    loss: DpoLoss
+    reference: str
+    nll_weight: float
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss: _Optional[_Union[DpoLoss, _Mapping]] = ..., reference: _Optional[str] = ..., nll_weight: _Optional[float] = ...) -> None: ...
+
+class RewardSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "centring")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    CENTRING_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    base: str
+    output: str
+    data: _containers.RepeatedCompositeFieldContainer[DataSource]
+    adapter: Adapter
+    duration: Duration
+    optimizer: OptimizerOptions
+    batch: BatchOptions
+    checkpoint: CheckpointOptions
+    then: Then
+    template: TrainTemplate
+    centring: float
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., centring: _Optional[float] = ...) -> None: ...
 
 class OwnEvalTemplate(_message.Message):
     __slots__ = ()

@@ -56,7 +56,7 @@ def step_gradients(model: LanguageModel, micro_tokens: int) -> tuple[float, dict
         parse_spec({"kind": "sft", "base": "b@1", "output": "o", "data": [{"dataset": "d@1"}]})  # type: ignore[arg-type]
     )
     rows = make_rows() + make_rows(1)[:3]
-    window = method.window(rows)
+    window = method.window(rows, Models(model))
     model.module.zero_grad()
     total, micros = 0.0, split(rows, micro_tokens)
     for micro in micros:
@@ -86,8 +86,10 @@ def test_denominators_of_each_micro_batch_would_be_noticed() -> None:
     means = []
     for row in rows:
         batch = method.collate([row], torch.device("cpu"))
-        means.append(method.loss(batch, Models(model), method.window([row]))[0].item())
-    right = method.loss(method.collate(rows, torch.device("cpu")), Models(model), method.window(rows))[0].item()
+        means.append(method.loss(batch, Models(model), method.window([row], Models(model)))[0].item())
+    right = method.loss(method.collate(rows, torch.device("cpu")), Models(model), method.window(rows, Models(model)))[
+        0
+    ].item()
     assert abs(sum(means) / len(means) - right) > 1e-3
 
 

@@ -32,7 +32,7 @@ from posttrain.engine import attention
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.attention import Segments
 from posttrain.engine.data.packing import collate
-from posttrain.engine.data.rows import Row
+from posttrain.engine.data.encoded import Row
 from posttrain.engine.errors import CancelledError, DataError, SpecError, UnsupportedModelError
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods import METHODS, Models
@@ -73,7 +73,7 @@ def padded_loss(model: LanguageModel, rows: list[Row]) -> Tensor:
 
 def packed_loss(model: LanguageModel, rows: list[Row]) -> Tensor:
     method = METHODS["sft"](parse_sft())
-    return method.loss(method.collate(rows, torch.device("cpu")), Models(model), method.window(rows))[0]
+    return method.loss(method.collate(rows, torch.device("cpu")), Models(model), method.window(rows, Models(model)))[0]
 
 
 def parse_sft() -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from posttrain.engine.data.mixing import Mix, check_shares, plan
 from posttrain.engine.data.packing import collate, split
-from posttrain.engine.data.rows import Row
+from posttrain.engine.data.encoded import Row
 from posttrain.engine.errors import EmptyDatasetError, MaskedLabelsError
 from posttrain.engine.spec import EpochsDuration, StepsDuration
 

@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from posttrain.engine import attention
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.formats import normalise
-from posttrain.engine.data.rows import Row
+from posttrain.engine.data.encoded import Row
 from posttrain.engine.data.template import builtin_template
 from posttrain.engine.methods import METHODS, Models
 from posttrain.engine.models import LanguageModel
@@ -58,7 +58,7 @@ def assert_parity(trainer: SFTTrainer, name: str, rows: list[Row]) -> None:
     model = LanguageModel.of(tiny_module(name))
     assert model.module.config._attn_implementation == attention.NAME
     method = METHODS["sft"](parse_sft())
-    mine, _ = method.loss(method.collate(rows, torch.device("cpu")), Models(model), method.window(rows))
+    mine, _ = method.loss(method.collate(rows, torch.device("cpu")), Models(model), method.window(rows, Models(model)))
     assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
     found = gradients(model, mine)
     assert found.keys() == reference.keys()

@@ -1,0 +1,62 @@
+"""What every technique on conversations does alike: the template, packing, and nothing to remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+
+from posttrain.engine.data.packing import Batch, collate
+from posttrain.engine.data.encoded import AnyRow
+from posttrain.engine.data.template import ChatTemplate, builtin_template
+from posttrain.engine.errors import TemplateError
+from posttrain.engine.methods.base import Models, Told, Window
+from posttrain.engine.models import own_template
+from posttrain.engine.spec import BuiltinTemplate, TrainSpec
+
+Spec = TypeVar("Spec", bound=TrainSpec)
+
+
+class ChatMethod(Generic[Spec]):
+    """Base of techniques whose rows come from a chat template; a subclass says how it encodes and what its loss is."""
+
+    makes: ClassVar[Literal["language_model", "reward_model"]] = "language_model"
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
+        """The template named by the spec. No tokens are added: that is IFT's business.
+
+        Raises:
+            TemplateError: the base has none of its own.
+        """
+        if isinstance(self._spec.template, BuiltinTemplate):
+            return builtin_template(self._spec.template.name), []
+        template = own_template(tokenizer)
+        if template is None:
+            raise TemplateError(
+                "the base has no chat template of its own",
+                hint="train it with kind: ift first, or set template: {type: builtin, name: chatml}",
+            )
+        return template, []
+
+    def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> Sequence[AnyRow]:
+        return rows
+
+    def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
+        """Nothing to prepare."""
+
+    def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
+        return collate(rows, device)
+
+    def window(self, rows: Sequence[AnyRow], models: Models) -> Window:
+        return Window(num_targets=sum(row.num_targets for row in rows), num_rows=len(rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"{self._spec.kind} remembers nothing, but was given {sorted(state)}")

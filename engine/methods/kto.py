@@ -1,0 +1,117 @@
+"""KTO (arXiv:2402.01306): answers with a label, desirable or not, and no pairs.
+
+    loss = 1/r * sum of lambda * sigmoid(-+ beta * (log pi / pi_ref - z0)),   r = rows of the whole step
+
+z0 estimates how far the policy has moved from the reference: the mean of log pi / pi_ref over prompts with an answer
+that belongs to another prompt, at least 0, and no gradient flows through it. A row's other answer is that of the next
+row of its dataset, so it does not depend on the batch; z0 is computed over the whole step before its first
+micro-batch, so the loss does not depend on how the step is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from posttrain.engine import losses
+from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.examples import AnyExample, LabelledExample
+from posttrain.engine.data.packing import Batch, collate, split
+from posttrain.engine.data.encoded import AnyRow, Branch, Group
+from posttrain.engine.errors import EmptyDatasetError
+from posttrain.engine.methods.base import Metrics, Models, Told, Window
+from posttrain.engine.methods.chat import ChatMethod
+from posttrain.engine.reference import ReferenceLogps, sequence_logps
+from posttrain.engine.spec import DpoSpec, KtoLoss
+
+
+@dataclass(frozen=True)
+class KtoWindow(Window):
+    """`divergence` is z0, in nats."""
+
+    divergence: float
+
+
+class KtoMethod(ChatMethod[DpoSpec]):
+    """Trains on answers with labels; see the module's docstring. Each row has two branches: its own answer, which is
+    trained, and the next row's, which is only measured."""
+
+    def __init__(self, spec: DpoSpec) -> None:
+        super().__init__(spec)
+        assert isinstance(spec.loss, KtoLoss)
+        self._options = spec.loss
+        self._reference = ReferenceLogps(spec.batch.micro_tokens)
+
+    def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Group:
+        assert isinstance(example, LabelledExample)
+        return encoder.labelled(example, source, number)
+
+    def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> list[AnyRow]:
+        """Gives each row the next one's answer, cut where it would be longer than a row may be.
+
+        Raises:
+            EmptyDatasetError: there is no other row.
+        """
+        groups = [row for row in rows if isinstance(row, Group)]
+        if len(groups) < 2:
+            raise EmptyDatasetError(
+                f"{groups[0].source}: kto compares each row with another row's answer, but there is only one row"
+            )
+        return [self._with_other(row, groups[(i + 1) % len(groups)], max_tokens) for i, row in enumerate(groups)]
+
+    def _with_other(self, row: Group, other: Group, max_tokens: int) -> Group:
+        room = max(max_tokens - len(row.prefix), 1)
+        answer = other.branches[0]
+        return replace(row, branches=(row.branches[0], Branch(answer.ids[:room], answer.is_target[:room])))
+
+    def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
+        if self._spec.reference == "cached":
+            self._reference.prepare(sources, models, tell)
+
+    def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
+        own = [replace(row, branches=row.branches[:1]) for row in rows if isinstance(row, Group)]
+        return collate(own, device)
+
+    def window(self, rows: Sequence[AnyRow], models: Models) -> KtoWindow:
+        targets = sum(row.branches[0].num_targets for row in rows if isinstance(row, Group))
+        total = 0.0
+        for micro in split(rows, self._spec.batch.micro_tokens):
+            others = [replace(row, branches=row.branches[1:]) for row in micro if isinstance(row, Group)]
+            batch = collate(others, models.policy.device)
+            with torch.no_grad():
+                policy_S = sequence_logps(batch, models.policy)
+            total += float((policy_S - self._reference_logps(micro, batch, models, branch=1)).sum())
+        return KtoWindow(num_targets=targets, num_rows=len(rows), divergence=max(total / len(rows), 0.0))
+
+    def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:
+        assert isinstance(window, KtoWindow)
+        policy_S = sequence_logps(batch, models.policy)
+        ratio_S = policy_S - self._reference_logps(batch.rows, batch, models, branch=0)
+        labels = [row.is_desirable for row in batch.rows if isinstance(row, Group)]
+        is_desirable_S = torch.tensor(labels, device=ratio_S.device)
+        options = self._options
+        loss_S = losses.kto(
+            ratio_S,
+            is_desirable_S,
+            window.divergence,
+            options.beta,
+            options.desirable_weight,
+            options.undesirable_weight,
+        )
+        reward_S = options.beta * ratio_S.detach()
+        sums = {
+            "reward_desirable": reward_S[is_desirable_S].sum(),
+            "reward_undesirable": reward_S[~is_desirable_S].sum(),
+            "share_desirable": is_desirable_S.sum(),
+            "divergence": torch.tensor(window.divergence * len(labels)),
+        }
+        return loss_S.sum() / window.num_rows, {name: float(sum_) / window.num_rows for name, sum_ in sums.items()}
+
+    def _reference_logps(self, rows: Sequence[AnyRow], batch: Batch, models: Models, branch: int) -> Tensor:
+        if self._spec.reference == "cached":
+            return self._reference.of_branch(rows, branch, batch.ends_S.device)
+        with models.reference() as model:
+            return sequence_logps(batch, model)
