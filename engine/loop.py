@@ -18,9 +18,9 @@ import torch
 
 from posttrain.engine.attempt import Events
 from posttrain.engine.checkpoint import Checkpoint, save_checkpoint
+from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.mixing import Mix, Plan, plan
 from posttrain.engine.data.packing import split
-from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.errors import CancelledError, NonFiniteError
 from posttrain.engine.events import CheckpointSaved, Resumed, StepMetrics
 from posttrain.engine.methods.base import Method, Models

@@ -22,8 +22,8 @@ from transformers.utils import logging as transformers_logging
 from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, record_of, run_attempt, stop_signal
 from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound, sha256_file
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.mixing import check_shares
 from posttrain.engine.data.encoded import AnyRow, fit
+from posttrain.engine.data.mixing import check_shares
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError

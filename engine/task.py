@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from posttrain.engine.data.formats import Format
 from posttrain.engine.spec import EvaluateSpec, Option, TrainSpec
 
 ASSIGNMENT_FILE = "assignment.json"
@@ -47,7 +48,7 @@ class DatasetInput(Option):
     ref: str
     path: str
     sha256: str
-    format: Literal["messages", "prompt_completion", "alpaca"]
+    format: Format
     weight: float
 
 

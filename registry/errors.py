@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from posttrain.engine.data.formats import Problem
+from posttrain.engine.data.rows import Problem
 from posttrain.engine.errors import EngineError
 
 

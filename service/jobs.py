@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from posttrain.engine.data.formats import Format, formats_for
 from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import (
     AnySpec,
@@ -77,11 +78,14 @@ class References:
             way_out = "use kind ift, or set template to {type: builtin, name: chatml}"
             self.wrong(field, f"{version.ref} has no chat template, and template is own: {way_out}")
 
-    def dataset(self, field: str, ref: str) -> str:
+    def dataset(self, field: str, ref: str, kind: str, needed: tuple[Format, ...]) -> str:
         try:
-            return datasets.get_sealed(self._tx, self._project, ref).ref
+            record = datasets.get_sealed(self._tx, self._project, ref)
         except (BadRefError, NotFoundError, InvalidArgumentError) as error:
             return self._refuse(field, ref, error)
+        if record.format not in needed:
+            self.wrong(field, f"{record.ref} has rows of format {record.format}; {kind} reads {' or '.join(needed)}")
+        return record.ref
 
     def suites(self, field: str, names: list[str]) -> None:
         for index, name in enumerate(names):
@@ -139,10 +143,13 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> Any
             changes["template"] = spec.template.model_copy(update={"version": pinned})
         check.suites("suites", spec.suites)
     else:
+        needed = formats_for(spec)
         changes = {
             "base": check.version("base", spec.base),
             "data": [
-                item.model_copy(update={"dataset": check.dataset(f"data[{index}].dataset", item.dataset)})
+                item.model_copy(
+                    update={"dataset": check.dataset(f"data[{index}].dataset", item.dataset, spec.kind, needed)}
+                )
                 for index, item in enumerate(spec.data)
             ],
         }

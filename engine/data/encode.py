@@ -21,8 +21,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample
 from posttrain.engine.data.encoded import Group, Row, grow
+from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
 

@@ -12,18 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from posttrain.engine.data.examples import Example
-from posttrain.engine.data.formats import (
-    MAX_ROW_BYTES,
-    Format,
-    Problem,
-    RowError,
-    detect,
-    extra_columns,
-    normalise,
-    parse_row,
-)
+from posttrain.engine.data.formats import Format, check_same, detect, extra_columns, normalise
+from posttrain.engine.data.rows import MAX_ROW_BYTES, Problem, RowError, parse_row
 from posttrain.engine.errors import DataError
 
 
@@ -82,8 +74,7 @@ def validate_lines(lines: Iterable[bytes], max_problems: int = 20) -> DatasetRep
             row_format = detect(row)
             if expected is None:
                 expected = row_format
-            if row_format != expected:
-                raise RowError("", f"is {row_format}, but the rows before it are {expected}: one dataset, one format")
+            check_same(row, row_format, expected)
             normalise(row, row_format)
         except RowError as error:
             num_bad += 1
@@ -100,8 +91,9 @@ def validate_lines(lines: Iterable[bytes], max_problems: int = 20) -> DatasetRep
     return DatasetReport(expected or "", num_rows, num_bytes, digest.hexdigest(), num_bad, problems, notes)
 
 
-def iter_examples(path: Path, row_format: Format) -> Iterator[tuple[int, Example]]:
-    """Yields (row number, example) of a dataset that was validated at sealing.
+def iter_examples(path: Path, row_format: Format) -> Iterator[tuple[int, Any]]:
+    """Yields (row number, example) of a dataset that was validated at sealing. The class of the example follows from
+    the format: a conversation, a pair or a labelled answer (`examples.py`).
 
     Raises:
         DataError: a row does not hold what the sealed format promises; names file and row.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.examples import AnyExample
 from posttrain.engine.data.packing import Batch
-from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import TrainSpec

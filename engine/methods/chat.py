@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 
-from posttrain.engine.data.packing import Batch, collate
 from posttrain.engine.data.encoded import AnyRow
+from posttrain.engine.data.packing import Batch, collate
 from posttrain.engine.data.template import ChatTemplate, builtin_template
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.methods.base import Models, Told, Window

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from posttrain.engine import losses
 from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import AnyRow, Group
 from posttrain.engine.data.examples import AnyExample, PairExample
 from posttrain.engine.data.packing import Batch
-from posttrain.engine.data.encoded import AnyRow, Group
 from posttrain.engine.losses import PairLogps
 from posttrain.engine.methods.base import Metrics, Models, Told, Window
 from posttrain.engine.methods.chat import ChatMethod
-from posttrain.engine.reference import ReferenceLogps, pair_logps, sequence_logps
+from posttrain.engine.methods.reference import ReferenceLogps, pair_logps, sequence_logps
 from posttrain.engine.spec import (
     DpoHingeLoss,
     DpoIpoLoss,

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from posttrain.engine import losses
 from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import AnyRow, Branch, Group
 from posttrain.engine.data.examples import AnyExample, LabelledExample
 from posttrain.engine.data.packing import Batch, collate, split
-from posttrain.engine.data.encoded import AnyRow, Branch, Group
 from posttrain.engine.errors import EmptyDatasetError
 from posttrain.engine.methods.base import Metrics, Models, Told, Window
 from posttrain.engine.methods.chat import ChatMethod
-from posttrain.engine.reference import ReferenceLogps, sequence_logps
+from posttrain.engine.methods.reference import ReferenceLogps, sequence_logps
 from posttrain.engine.spec import DpoSpec, KtoLoss
 
 

@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import Group
 from posttrain.engine.data.examples import AnyExample, PairExample
 from posttrain.engine.data.packing import Batch
-from posttrain.engine.data.encoded import Group
 from posttrain.engine.losses import bradley_terry
 from posttrain.engine.methods.base import Metrics, Models, Window
 from posttrain.engine.methods.chat import ChatMethod

@@ -10,9 +10,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import Row
 from posttrain.engine.data.examples import AnyExample, Example
 from posttrain.engine.data.packing import Batch
-from posttrain.engine.data.encoded import Row
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods.base import Metrics, Models, Window
 from posttrain.engine.methods.chat import ChatMethod

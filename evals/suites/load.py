@@ -23,7 +23,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from posttrain.engine.checkers import CHECKERS
-from posttrain.engine.data.formats import RowError, parse_row
+from posttrain.engine.data.rows import RowError, parse_row
 from posttrain.engine.spec import Name, canonical_json, sha256_text
 from posttrain.evals.errors import SuiteError
 from posttrain.evals.policy import load_yaml

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from posttrain.engine.checkers import CHECKERS
-from posttrain.engine.data.formats import normalise
+from posttrain.engine.data.formats import read_conversation
 from posttrain.engine.spec import sha256_text
 from posttrain.evals.rows import Shard
 from posttrain.evals.scorers.gsm8k import strict
@@ -67,7 +67,7 @@ def _conversation(messages: Any, tools: Any) -> tuple[list[dict[str, Any]], list
         raise ValueError("field messages must be a list of messages")
     if messages[-1].get("role") not in ("user", "tool"):
         raise ValueError("field messages must end with a user's or a tool's turn: the answer is the model's")
-    example = normalise({"prompt": messages, "completion": "-", "tools": tools}, "prompt_completion")
+    example = read_conversation({"prompt": messages, "completion": "-", "tools": tools}, "prompt_completion")
     return example.messages[:-1], example.tools
 
 

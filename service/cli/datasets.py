@@ -24,8 +24,8 @@ def datasets() -> None:
 def add(settings: Settings, name: str, file: Path, source: str, as_json: bool) -> None:
     """Upload a file as the next version of a dataset.
 
-    FILE is JSONL or JSON: messages, prompt/completion or Alpaca rows. Every row is checked, and the version is sealed:
-    it never changes after that. If a row is wrong, nothing is sealed.
+    FILE is JSONL of messages, prompt/completion, Alpaca, ShareGPT, preference or labelled rows. Every row is checked,
+    and the version is sealed: it never changes after that. If a row is wrong, nothing is sealed.
     """
     from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json

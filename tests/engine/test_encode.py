@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.examples import Example
 from posttrain.engine.data.encoded import Row, fit
+from posttrain.engine.data.examples import Example
 from posttrain.engine.data.template import CHATML, ChatTemplate
 from posttrain.engine.errors import MaskedLabelsError, TemplateError
 from tests.engine.tiny import tiny_tokenizer

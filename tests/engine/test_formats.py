@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.engine.data.formats import MAX_ROW_BYTES, RowError, normalise, parse_row
+from posttrain.engine.data.formats import FORMATS_OF_KIND, read_conversation
+from posttrain.engine.data.rows import MAX_ROW_BYTES, RowError, parse_row
 from posttrain.engine.data.validate import DatasetReport, iter_examples, validate_file, validate_lines
 from posttrain.engine.errors import DataError
 
@@ -60,7 +61,8 @@ def only_problem(report: DatasetReport) -> str:
         ),
         ({"messages": [{"role": "user", "content": "q", "loss": 1}]}, "field messages[0].loss: unknown field"),
         ({"messages": [{"role": "user", "content": "q", "tool_calls": [1]}]}, "only an assistant turn calls tools"),
-        ({**GOOD, "tools": "f"}, "field tools: must be a list of functions, not text"),
+        ({**GOOD, "tools": "f"}, "field tools: is text that is not JSON"),
+        ({**GOOD, "tools": {}}, "field tools: must be a list of functions, not an object"),
         ({**GOOD, "tools": [{"description": "d"}]}, "field tools[0].name: is missing"),
         ({**GOOD, "tools": [TOOL, TOOL]}, "field tools[1].name: a second tool named 'f'"),
         (
@@ -130,10 +132,11 @@ def test_extra_columns_are_noted_and_meta_is_not() -> None:
 
 
 def test_all_formats_become_messages() -> None:
-    alpaca = normalise({"instruction": "i", "input": "c", "output": "o", "system": "s"}, "alpaca")
+    alpaca = read_conversation({"instruction": "i", "input": "c", "output": "o", "system": "s"}, "alpaca")
     assert [m["role"] for m in alpaca.messages] == ["system", "user", "assistant"]
     assert alpaca.messages[1]["content"] == "i\n\nc"
-    assert normalise({"prompt": "q", "completion": "a"}, "prompt_completion").messages == GOOD["messages"]
+    answer = read_conversation({"prompt": "q", "completion": "a"}, "prompt_completion")
+    assert answer.messages == GOOD["messages"]
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     row = {
         "messages": [
@@ -144,7 +147,7 @@ def test_all_formats_become_messages() -> None:
         ],
         "tools": [{"type": "function", "function": TOOL}],
     }
-    example = normalise(row, "messages")
+    example = read_conversation(row, "messages")
     assert example.tools == [TOOL]
     assert example.messages[1] == {
         "role": "assistant",
@@ -200,3 +203,9 @@ def test_validation_loads_neither_torch_nor_transformers() -> None:
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_kind_that_trains_says_which_formats_it_reads() -> None:
+    from posttrain.engine import spec
+
+    assert set(FORMATS_OF_KIND) == set(spec.KINDS) - {"evaluate"}

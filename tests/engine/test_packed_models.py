@@ -31,8 +31,8 @@ from transformers import (
 from posttrain.engine import attention
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.attention import Segments
-from posttrain.engine.data.packing import collate
 from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.packing import collate
 from posttrain.engine.errors import CancelledError, DataError, SpecError, UnsupportedModelError
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods import METHODS, Models

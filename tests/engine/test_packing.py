@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.engine.data.encoded import Row
 from posttrain.engine.data.mixing import Mix, check_shares, plan
 from posttrain.engine.data.packing import collate, split
-from posttrain.engine.data.encoded import Row
 from posttrain.engine.errors import EmptyDatasetError, MaskedLabelsError
 from posttrain.engine.spec import EpochsDuration, StepsDuration
 

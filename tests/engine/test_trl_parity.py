@@ -16,8 +16,8 @@ from trl import SFTConfig, SFTTrainer
 
 from posttrain.engine import attention
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.formats import normalise
 from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.formats import read_conversation
 from posttrain.engine.data.template import builtin_template
 from posttrain.engine.methods import METHODS, Models
 from posttrain.engine.models import LanguageModel
@@ -79,5 +79,5 @@ def test_loss_and_gradients_of_messages_equal_trls(tmp_path: Path) -> None:
     """From the messages on: the same template, the same tokens, the same assistant-only mask."""
     tokenizer, data = tiny_tokenizer(is_chat=True), rows_of(6)
     encoder = Encoder(tokenizer, builtin_template("chatml"), (tokenizer.eos_token_id,))
-    rows = [encoder.row(normalise(row, "messages"), "all_turns") for row in data]
+    rows = [encoder.row(read_conversation(row, "messages"), "all_turns") for row in data]
     assert_parity(trl_trainer("llama", data, tokenizer, tmp_path, assistant_only_loss=True), "llama", rows)

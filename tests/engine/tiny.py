@@ -16,10 +16,15 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
     LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -47,6 +52,13 @@ LLAMA = {
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**LLAMA, tie_word_embeddings=True),
     "qwen3": lambda: Qwen3Config(**LLAMA, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen2": lambda: Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "mistral": lambda: MistralConfig(**LLAMA, sliding_window=5),
+    "phi3": lambda: Phi3Config(**LLAMA, sliding_window=5, pad_token_id=0, bos_token_id=0, eos_token_id=0),
+    "gptneox": lambda: GPTNeoXConfig(
+        **COMMON, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=0.5
+    ),
+    "mixtral": lambda: MixtralConfig(**LLAMA, sliding_window=5, num_local_experts=4, num_experts_per_tok=2),
     "gemma3": lambda: Gemma3TextConfig(
         **LLAMA,
         head_dim=8,

@@ -9,7 +9,7 @@ import pytest
 
 from posttrain.engine.spec import parse_spec, spec_digest
 from posttrain.service.convert import spec_to_proto
-from posttrain.service.proto import jobs_pb2, spec_pb2
+from posttrain.service.proto import datasets_pb2, jobs_pb2, spec_pb2
 
 from .asking import GATE, refused, submit, train_spec, upload
 from .serving import PROJECT, Server
@@ -116,6 +116,15 @@ def test_an_unsealed_dataset_is_refused(shared: Server) -> None:
     with refused() as said:
         submit(shared, train_spec(data=[{"dataset": ref}]))
     assert "not sealed" in said.fields["data[0].dataset"]
+
+
+def test_a_dataset_that_the_kind_cannot_read_is_refused(shared: Server) -> None:
+    made = upload(shared, b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "pairs")
+    ref = shared.datasets.SealDataset(datasets_pb2.SealDatasetRequest(name=made.name)).ref
+    with refused() as said:
+        submit(shared, train_spec(data=[{"dataset": "sums@1"}, {"dataset": ref}]))
+    expected = f"{ref} has rows of format preference; sft reads messages or prompt_completion or alpaca or sharegpt"
+    assert said.fields == {"data[1].dataset": expected}
 
 
 def test_an_unknown_option_is_refused_by_place(shared: Server) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.engine.data.packing import Batch, collate, split
 from posttrain.engine.data.encoded import AnyRow, Group
+from posttrain.engine.data.packing import Batch, collate, split
 from posttrain.engine.losses import PairLogps
 from posttrain.engine.methods.base import Models, Told
 from posttrain.engine.models import LanguageModel

@@ -1,0 +1,126 @@
+"""One row of a dataset as JSON, and how the readers of all formats name what is wrong with it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+MAX_ROW_BYTES = 16 * 2**20
+MAX_DEPTH = 64  # of JSON within a field: what renders it later is recursive
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one row. `row` is its 1-based number in the file (the line, in JSONL), 0 for the whole file;
+    `field` is a path, or empty."""
+
+    row: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"row {self.row}" if self.row else "file"
+        return f"{where}, field {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
+
+
+class RowError(ValueError):
+    """One row cannot be used; carries the field's path and the reason."""
+
+    def __init__(self, field_path: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field_path
+
+
+def parse_row(line: bytes) -> dict[str, Any]:
+    """One JSONL line to an object.
+
+    Raises:
+        RowError: not UTF-8, not JSON, not an object, a field given twice, NaN, a lone surrogate, or too large.
+    """
+    if len(line) > MAX_ROW_BYTES:
+        raise RowError("", f"the row has {len(line)} bytes; at most {MAX_ROW_BYTES} are read")
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError("", f"not UTF-8: byte {line[error.start]:#04x} at position {error.start}") from None
+    value = parse_json(text, "")
+    if not isinstance(value, dict):
+        raise RowError("", f"not a JSON object but {kind_of(value)}")
+    return value
+
+
+def parse_json(text: str, path: str) -> Any:
+    """JSON, strictly: no NaN, no field twice.
+
+    Raises:
+        RowError: names `path`, or the field that is given twice.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_fields)
+    except RowError as error:
+        raise RowError(".".join(filter(None, (path, error.field))), str(error)) from None
+    except RecursionError:
+        raise RowError(path, "nested too deeply") from None
+    except ValueError as error:
+        raise RowError(path, f"is text that is not JSON: {error}" if path else f"not JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise RowError("", f"{name} is not JSON")
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RowError(key, "given twice in one object")
+        found[key] = value
+    return found
+
+
+def required(row: dict[str, Any], key: str, path: str = "") -> Any:
+    """The field's value; null counts as missing."""
+    if row.get(key) is None:
+        raise RowError(f"{path}.{key}" if path else key, "is missing")
+    return row[key]
+
+
+def optional_text(row: dict[str, Any], key: str, path: str) -> str:
+    """The field's text, or empty."""
+    return "" if row.get(key) is None else text_of(row[key], path, allow_empty=True)
+
+
+def text_of(value: Any, path: str, allow_empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise RowError(path, f"must be text, not {kind_of(value)}")
+    if not allow_empty and not value.strip():
+        raise RowError(path, "is empty")
+    check_texts(value, path)
+    return value
+
+
+def check_texts(value: Any, path: str) -> None:
+    """JSON may escape half a surrogate pair, which no tokenizer can encode, and nest without end."""
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if isinstance(item, str):
+            try:
+                item.encode("utf-8")
+            except UnicodeEncodeError as error:
+                shown = f"{item[error.start]!r} at position {error.start}"
+                raise RowError(path, f"holds a lone surrogate {shown}") from None
+        elif isinstance(item, dict | list):
+            if depth == MAX_DEPTH:
+                raise RowError(path, f"nested too deeply: at most {MAX_DEPTH} levels are read")
+            inner = [*item, *item.values()] if isinstance(item, dict) else item
+            waiting += [(child, depth + 1) for child in reversed(inner)]
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type in words."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names[type(value)]
