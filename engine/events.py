@@ -33,7 +33,7 @@ class Event(BaseModel):
 
 
 class Phase(Event):
-    """The attempt entered a phase: loading, data, training, saving, evaluating."""
+    """The attempt entered a phase: loading, data, reference, training, saving, evaluating."""
 
     type: Literal["phase"] = "phase"
     phase: str

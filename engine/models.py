@@ -232,11 +232,17 @@ def load_config(source: ModelInput) -> Any:
         ModelError: not readable.
     """
     try:
-        return AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         text = json.loads((Path(source.path) / "config.json").read_text("utf-8"))
         kind = text.get("model_type", "without model_type")
         raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {_first_line(error)}") from error
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        raise ModelError(
+            f"{source.ref} is a reward model: it scores answers and writes none",
+            hint="name the language model that it was trained from",
+        )
+    return config
 
 
 def load_tokenizer(source: ModelInput) -> Any:

@@ -113,7 +113,9 @@ class _Attempt:
         if method.makes == "reward_model":
             add_score_head(model, spec.seed)
         models = Models(model, peft)
-        method.prepare(sources, models, self._tell)
+        if method.caches_reference:
+            self._phase("reference")
+            method.prepare(sources, models, self._tell)
 
         trainer = Trainer(
             spec, method, models, sources, self.events, self.folder / CHECKPOINTS_FOLDER, self.should_stop

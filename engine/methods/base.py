@@ -73,6 +73,11 @@ class Method(Protocol):
         """What becomes of one source's rows once all of them are known; as many, in the same order."""
         ...
 
+    @property
+    def caches_reference(self) -> bool:
+        """Whether `prepare` has something to do."""
+        ...
+
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
         """Called once with the untrained models, on resuming too; `tell(done, total)` shows progress."""
         ...

@@ -45,6 +45,10 @@ class ChatMethod(Generic[Spec]):
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> Sequence[AnyRow]:
         return rows
 
+    @property
+    def caches_reference(self) -> bool:
+        return False
+
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
         """Nothing to prepare."""
 

@@ -79,8 +79,12 @@ class DpoMethod(ChatMethod[DpoSpec]):
         assert isinstance(example, PairExample)
         return encoder.pair(example, source, number)
 
+    @property
+    def caches_reference(self) -> bool:
+        return self._options.needs_reference and self._spec.reference == "cached"
+
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
-        if self._options.needs_reference and self._spec.reference == "cached":
+        if self.caches_reference:
             self._reference.prepare(sources, models, tell)
 
     def window(self, rows: Sequence[AnyRow], models: Models) -> PairWindow:
@@ -100,7 +104,7 @@ class DpoMethod(ChatMethod[DpoSpec]):
     def _reference_logps(self, batch: Batch, models: Models) -> Tensor | None:
         if not self._options.needs_reference:
             return None
-        if self._spec.reference == "cached":
+        if self.caches_reference:
             return self._reference.of(batch)
         with models.reference() as model:
             return sequence_logps(batch, model)

@@ -30,9 +30,10 @@ from posttrain.engine.spec import DpoSpec, KtoLoss
 
 @dataclass(frozen=True)
 class KtoWindow(Window):
-    """`divergence` is z0, in nats."""
+    """`divergence` is z0, in nats; `num_desirable` counts the rows labelled true."""
 
     divergence: float
+    num_desirable: int
 
 
 class KtoMethod(ChatMethod[DpoSpec]):
@@ -67,8 +68,12 @@ class KtoMethod(ChatMethod[DpoSpec]):
         answer = other.branches[0]
         return replace(row, branches=(row.branches[0], Branch(answer.ids[:room], answer.is_target[:room])))
 
+    @property
+    def caches_reference(self) -> bool:
+        return self._spec.reference == "cached"
+
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
-        if self._spec.reference == "cached":
+        if self.caches_reference:
             self._reference.prepare(sources, models, tell)
 
     def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
@@ -84,7 +89,12 @@ class KtoMethod(ChatMethod[DpoSpec]):
             with torch.no_grad():
                 policy_S = sequence_logps(batch, models.policy)
             total += float((policy_S - self._reference_logps(micro, batch, models, branch=1)).sum())
-        return KtoWindow(num_targets=targets, num_rows=len(rows), divergence=max(total / len(rows), 0.0))
+        return KtoWindow(
+            num_targets=targets,
+            num_rows=len(rows),
+            divergence=max(total / len(rows), 0.0),
+            num_desirable=sum(row.is_desirable for row in rows if isinstance(row, Group)),
+        )
 
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:
         assert isinstance(window, KtoWindow)
@@ -101,17 +111,22 @@ class KtoMethod(ChatMethod[DpoSpec]):
             options.desirable_weight,
             options.undesirable_weight,
         )
-        reward_S = options.beta * ratio_S.detach()
-        sums = {
-            "reward_desirable": reward_S[is_desirable_S].sum(),
-            "reward_undesirable": reward_S[~is_desirable_S].sum(),
-            "share_desirable": is_desirable_S.sum(),
-            "divergence": torch.tensor(window.divergence * len(labels)),
-        }
-        return loss_S.sum() / window.num_rows, {name: float(sum_) / window.num_rows for name, sum_ in sums.items()}
+        return loss_S.sum() / window.num_rows, self._metrics(ratio_S.detach(), is_desirable_S, window)
+
+    def _metrics(self, ratio_S: Tensor, is_desirable_S: Tensor, window: KtoWindow) -> Metrics:
+        """Implicit rewards, beta * log pi / pi_ref, averaged over the step's rows of either label; without a row of
+        a label there is no such number."""
+        reward_S = self._options.beta * ratio_S
+        num_undesirable = window.num_rows - window.num_desirable
+        metrics = {"divergence": window.divergence * len(ratio_S) / window.num_rows}
+        if window.num_desirable:
+            metrics["reward_desirable"] = float(reward_S[is_desirable_S].sum()) / window.num_desirable
+        if num_undesirable:
+            metrics["reward_undesirable"] = float(reward_S[~is_desirable_S].sum()) / num_undesirable
+        return metrics
 
     def _reference_logps(self, rows: Sequence[AnyRow], batch: Batch, models: Models, branch: int) -> Tensor:
-        if self._spec.reference == "cached":
+        if self.caches_reference:
             return self._reference.of_branch(rows, branch, batch.ends_S.device)
         with models.reference() as model:
             return sequence_logps(batch, model)

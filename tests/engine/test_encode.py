@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.encoded import Row, fit
-from posttrain.engine.data.examples import Example
+from posttrain.engine.data.encoded import Row, fit, grow
+from posttrain.engine.data.examples import Example, PairExample
 from posttrain.engine.data.template import CHATML, ChatTemplate
-from posttrain.engine.errors import MaskedLabelsError, TemplateError
+from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
 from tests.engine.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(is_chat=True)
@@ -146,3 +147,59 @@ def test_rows_that_are_too_long() -> None:
 def test_plain_text_has_no_special_tokens() -> None:
     assert END not in encoder().plain("a<|im_end|>b")
     assert TOKENIZER.decode(encoder().plain("a<|im_end|>b")) == "a<|im_end|>b"
+
+
+# -- pairs and labelled answers ---------------------------------------------------------------------------------------
+
+
+def spelt(ids: Any) -> str:
+    return str(TOKENIZER.decode(list(ids)))
+
+
+def test_a_pair_shares_all_before_the_first_trained_token() -> None:
+    example = PairExample(
+        [{"role": "user", "content": "q"}],
+        [{"role": "assistant", "content": "the fox"}],
+        [{"role": "assistant", "content": "the dog"}],
+    )
+    group = encoder().pair(example, "d@1", 3)
+    assert spelt(group.prefix) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert [spelt(branch.ids) for branch in group.branches] == ["the fox<|im_end|>", "the dog<|im_end|>"]
+    # Trained is the whole answer, what both begin with included.
+    assert all(set(branch.is_target) == {1} for branch in group.branches)
+    assert (group.name, group.longest) == ("d@1 row 3", len(group.prefix) + max(map(len, group.branches)))
+
+
+def test_earlier_turns_of_a_pair_are_not_trained_and_all_later_ones_are() -> None:
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    long = [
+        *({"role": "assistant", "content": "d"}, {"role": "user", "content": "e"}),
+        {"role": "assistant", "content": "f"},
+    ]
+    group = encoder().pair(PairExample(talk, long, [{"role": "assistant", "content": "x"}]))
+    assert "b<|im_end|>" in spelt(group.prefix)
+    chosen = group.branches[0]
+    trained = [token for token, is_target in zip(chosen.ids, chosen.is_target, strict=True) if is_target]
+    assert spelt(trained) == "d<|im_end|>f<|im_end|>"
+
+
+def test_a_pair_of_the_same_tokens_is_refused() -> None:
+    answer = [{"role": "assistant", "content": "x"}]
+    with pytest.raises(DataError, match="d@1 row 4: chosen and rejected are the same"):
+        encoder().pair(PairExample([{"role": "user", "content": "q"}], answer, answer), "d@1", 4)
+
+
+def test_a_pair_whose_answer_the_template_refuses_is_named_with_its_side() -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
+    bad = Encoder(TOKENIZER, template, (TOKENIZER.eos_token_id,))
+    pair = PairExample([{"role": "user", "content": "q"}], [{"role": "assistant", "content": "a"}], [])
+    with pytest.raises(TemplateError, match="row 5, field chosen: no stop token"):
+        bad.pair(pair, "d@1", 5)
+    with pytest.raises(MaskedLabelsError, match="row 6, field rejected: no assistant turn"):
+        encoder().pair(pair, "d@1", 6)
+
+
+def test_an_answer_with_nothing_before_it_is_refused() -> None:
+    rows = [Row(array("i", [5, 6]), bytes([1, 1])), Row(array("i", [5, 7]), bytes([1, 1]))]
+    with pytest.raises(DataError, match="d@1 row 7: no token stands before the answer"):
+        grow(rows, "d@1", 7)

@@ -173,6 +173,26 @@ def rows_of(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def pairs_of(count: int) -> list[dict[str, Any]]:
+    """Preference pairs of various lengths; the chosen answers have words of their own."""
+    return [
+        {
+            "prompt": row["messages"][0]["content"],
+            "chosen": row["messages"][1]["content"] + " fox" * (1 + i % 3),
+            "rejected": "dog " * (1 + i % 2) + row["messages"][1]["content"],
+        }
+        for i, row in enumerate(rows_of(count))
+    ]
+
+
+def labelled_of(count: int) -> list[dict[str, Any]]:
+    """Answers with a label, from the same pairs."""
+    return [
+        {"prompt": row["prompt"], "completion": row["chosen" if i % 2 else "rejected"], "label": i % 2 == 1}
+        for i, row in enumerate(pairs_of(count))
+    ]
+
+
 def save_dataset(path: Path, rows: list[Any], row_format: str = "messages", weight: float = 1.0) -> DatasetInput:
     data = b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows)
     path.write_bytes(data)
@@ -192,8 +212,11 @@ def make_task(
 ) -> TrainTask:
     """A small training task with its files under `tmp_path`; `spec` overrides options."""
     if base is None:
-        base = save_base(tmp_path / "base", is_chat=kind == "sft")
-    dataset = save_dataset(tmp_path / "data.jsonl", rows_of(24) if rows is None else rows)
+        base = save_base(tmp_path / "base", is_chat=kind != "ift")
+    is_unpaired = spec.get("loss", {}).get("type") == "kto"
+    row_format = "unpaired" if is_unpaired else "preference" if kind in ("dpo", "reward") else "messages"
+    made = {"messages": rows_of, "preference": pairs_of, "unpaired": labelled_of}[row_format](24)
+    dataset = save_dataset(tmp_path / "data.jsonl", made if rows is None else rows, row_format)
     options = {
         "kind": kind,
         "base": "tiny@1",

@@ -1,0 +1,291 @@
+"""Attempts of dpo, kto and reward from task to exit record: they learn, resume to the last bit, and do not depend on
+how a step is split; what comes out is read by ordinary transformers."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from posttrain.engine import run as run_module
+from posttrain.engine.adapters import add_lora
+from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.packing import collate
+from posttrain.engine.errors import ModelError, UnsupportedModelError
+from posttrain.engine.events import Progress
+from posttrain.engine.methods import Models
+from posttrain.engine.methods.reference import sequence_logps
+from posttrain.engine.models import LanguageModel, load
+from posttrain.engine.run import run_training
+from posttrain.engine.score import add_score_head, sequence_scores
+from posttrain.engine.spec import LoraAdapter, parse_spec
+from posttrain.engine.task import ModelInput, TrainTask
+from tests.engine.pairs import make_groups, spec_of
+from tests.engine.test_run import LORA, events_of, kill_after, losses_of, succeeded, with_task
+from tests.engine.tiny import labelled_of, make_task, pairs_of, save_base, tiny_model
+
+DPO: dict[str, Any] = {"kind": "dpo"}
+KTO: dict[str, Any] = {"kind": "dpo", "loss": {"type": "kto"}}
+REWARD: dict[str, Any] = {"kind": "reward"}
+TECHNIQUES = {
+    "dpo": DPO,
+    "dpo lora": {**DPO, "adapter": LORA},
+    "dpo adapter off": {**DPO, "adapter": LORA, "reference": "adapter_off"},
+    "simpo": {**DPO, "loss": {"type": "simpo"}},
+    "orpo": {**DPO, "loss": {"type": "orpo"}},
+    "kto": KTO,
+    "kto adapter off": {**KTO, "adapter": LORA, "reference": "adapter_off"},
+    "reward": REWARD,
+    "reward lora": {**REWARD, "adapter": LORA},
+}
+every_technique = pytest.mark.parametrize("options", TECHNIQUES.values(), ids=list(TECHNIQUES))
+
+
+def task_of(folder: Path, options: dict[str, Any], **more: Any) -> TrainTask:
+    return make_task(folder, **{**options, **more})
+
+
+@every_technique
+def test_resumed_equals_uninterrupted_to_the_last_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    task = task_of(tmp_path, options, duration={"type": "steps", "max_steps": 7})
+    whole = succeeded(task, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_after(patch, 5)
+        assert run_training(task, tmp_path / "a1").code == "INTERNAL"
+    resumed = with_task(task, attempt=2, resume_from=str(tmp_path / "a1" / "checkpoints" / "step-00000004"))
+    record = succeeded(resumed, tmp_path / "a2")
+    for key in ("loss", "steps", "tokens", "trained_tokens", "rows"):
+        assert record.summary[key] == whole.summary[key], key
+    expected, found = losses_of(tmp_path / "whole"), losses_of(tmp_path / "a2")
+    assert sorted(found) == [5, 6, 7]
+    assert all(found[step] == expected[step] for step in found)
+    files = sorted((tmp_path / "whole" / "output").glob("*.safetensors"))
+    assert files
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "a2" / "output" / path.name).read_bytes()
+
+
+@every_technique
+def test_micro_batches_change_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    adapter = {**options["adapter"], "dropout": 0.0} if "adapter" in options else {"type": "full"}
+    whole = task_of(tmp_path, {**options, "adapter": adapter}, batch={"num_rows": 8, "micro_tokens": 8192})
+    parts = with_task(whole, spec={**whole.spec.model_dump(), "batch": {"num_rows": 8, "micro_tokens": 1}})
+    succeeded(whole, tmp_path / "a1")
+    succeeded(parts, tmp_path / "a2")
+    others = losses_of(tmp_path / "a2")
+    for step, values in losses_of(tmp_path / "a1").items():
+        for key, value in values.items():
+            assert others[step][key] == pytest.approx(value, rel=2e-5, abs=2e-5), (step, key)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({**DPO, "loss": {"type": name}} for name in ("sigmoid", "hinge", "ipo", "robust", "sigmoid_norm")),
+        *({**DPO, "loss": {"type": name}} for name in ("simpo", "orpo")),
+        REWARD,
+        {**REWARD, "adapter": LORA},
+    ],
+    ids=lambda options: options.get("loss", {}).get("type", options["kind"]),
+)
+def test_it_learns_to_prefer_what_was_chosen(tmp_path: Path, options: dict[str, Any]) -> None:
+    task = task_of(
+        tmp_path,
+        options,
+        optimizer={"learning_rate": 1e-2},
+        duration={"type": "epochs", "num_epochs": 4},
+        batch={"num_rows": 8, "micro_tokens": 512},
+    )
+    succeeded(task, tmp_path / "a1")
+    metrics = losses_of(tmp_path / "a1")
+    first, last = metrics[1], metrics[max(metrics)]
+    assert last["loss"] < first["loss"]
+    assert last["reward_margin"] > first["reward_margin"]
+    assert last["reward_accuracy"] == 1.0
+
+
+def test_dpo_begins_at_the_reference(tmp_path: Path) -> None:
+    """Before the first update the policy is the reference: no margin, and a loss of log 2."""
+    succeeded(task_of(tmp_path, DPO), tmp_path / "a1")
+    first = losses_of(tmp_path / "a1")[1]
+    assert first["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert first["reward_margin"] == pytest.approx(0, abs=1e-5)
+
+
+def test_kto_learns_which_answers_are_desirable(tmp_path: Path) -> None:
+    task = task_of(
+        tmp_path,
+        KTO,
+        optimizer={"learning_rate": 3e-3},
+        duration={"type": "epochs", "num_epochs": 4},
+        batch={"num_rows": 12, "micro_tokens": 512},
+    )
+    succeeded(task, tmp_path / "a1")
+    metrics = losses_of(tmp_path / "a1")
+    last = metrics[max(metrics)]
+    assert last["loss"] < metrics[1]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert last["reward_desirable"] > last["reward_undesirable"] + 0.3
+    # Desirable is what lies above the divergence z0, not what lies above 0; beta is 0.1.
+    assert last["reward_undesirable"] < 0.1 * last["divergence"]
+
+
+def test_cached_and_switched_off_are_the_same_reference(tmp_path: Path) -> None:
+    adapter = {**LORA, "dropout": 0.0}
+    cached = task_of(tmp_path, {**DPO, "adapter": adapter, "optimizer": {"learning_rate": 3e-2}})
+    off = with_task(cached, spec={**cached.spec.model_dump(), "reference": "adapter_off"})
+    succeeded(cached, tmp_path / "a1")
+    succeeded(off, tmp_path / "a2")
+    first, second = losses_of(tmp_path / "a1"), losses_of(tmp_path / "a2")
+    assert abs(first[6]["reward_margin"]) > 1e-3
+    for step, values in first.items():
+        assert second[step]["loss"] == pytest.approx(values["loss"], rel=1e-5)
+
+
+def test_the_reference_is_the_model_without_its_adapter(tmp_path: Path) -> None:
+    batch = collate(make_groups())
+    with torch.no_grad():
+        base = sequence_logps(batch, tiny_model("llama"))
+        model = tiny_model("llama")
+        peft = add_lora(model.module, LoraAdapter(rank=2), "b@1")
+        for name, parameter in model.module.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+        models = Models(model, peft)
+        model.module.train()
+        with models.reference() as reference:
+            assert not reference.module.training
+            torch.testing.assert_close(sequence_logps(batch, reference), base)
+        assert model.module.training
+        assert float((sequence_logps(batch, model) - base).abs().max()) > 0.1
+    trained = [name for name, _ in model.trainable()]
+    assert trained
+    assert all("lora" in name for name in trained)
+
+
+def test_the_reward_model_scores_with_ordinary_transformers(tmp_path: Path) -> None:
+    task = task_of(tmp_path, {**REWARD, "adapter": LORA, "optimizer": {"learning_rate": 1e-2}})
+    succeeded(task, tmp_path / "a1")
+    output = tmp_path / "a1" / "output"
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert model.config.num_labels == 1
+    row = pairs_of(1)[0]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}], tokenize=False
+    )
+    ids = tokenizer(text.rstrip("\n"), return_tensors="pt")["input_ids"]
+    assert ids[0, -1] == tokenizer.eos_token_id
+    with torch.no_grad():
+        score = model(input_ids=ids).logits
+    assert score.shape == (1, 1)
+    # The same row through the engine: backbone, prompt and adapter are merged into what was saved.
+    assert float(score) == pytest.approx(engine_score(output, ids[0].tolist()), rel=1e-4)
+
+
+def engine_score(output: Path, ids: list[int]) -> float:
+    """The score of a row by the packed path, from the saved tensors."""
+    tensors = load_file(output / "model.safetensors")
+    model = tiny_model("llama")
+    model.module.model.load_state_dict(
+        {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    )
+    add_score_head(model, seed=0)
+    model.module.score.weight.data = tensors["score.weight"]
+    with torch.no_grad():
+        return float(sequence_scores(collate([Row(array("i", ids), bytes([0] * (len(ids) - 1) + [1]))]), model))
+
+
+def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
+    succeeded(task_of(tmp_path, REWARD), tmp_path / "a1")
+    source = ModelInput(ref="rm@1", path=str(tmp_path / "a1" / "output"), digest="", weights_digest="")
+    with pytest.raises(ModelError, match=r"rm@1 is a reward model"):
+        load(source)
+
+
+def test_an_architecture_without_a_score_head_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedModelError, match="CohereForCausalLM: transformers has no scoring model"):
+        add_score_head(tiny_model("cohere"), seed=0)
+
+
+def test_the_score_head_starts_from_the_seed() -> None:
+    heads = []
+    for seed in (1, 1, 2):
+        model: LanguageModel = tiny_model("llama")
+        add_score_head(model, seed)
+        heads.append(model.module.score.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert float(heads[0].detach().std()) == pytest.approx(1 / math.sqrt(33), rel=0.5)
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "reason"),
+    [
+        ({"kind": "dpo", "reference": "adapter_off"}, "reference", "no adapter to switch off"),
+        ({"kind": "dpo", "loss": {"type": "kto"}, "nll_weight": 0.1}, "nll_weight", "no chosen answers"),
+        ({"kind": "dpo", "loss": {"type": "robust", "label_smoothing": 0.5}}, "label_smoothing", "less than 0.5"),
+        ({"kind": "dpo", "loss": {"type": "dpo"}}, "loss", "sigmoid"),
+        ({"kind": "reward", "then": {"type": "gate", "suites": ["reasoning"]}}, "then", "register"),
+        ({"kind": "reward", "centring": -1.0}, "centring", "greater than or equal to 0"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused_by_field(options: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason) as caught:
+        spec_of(**options)
+    assert field in caught.value.errors()[0]["loc"]
+
+
+def test_the_learning_rate_is_the_techniques_own() -> None:
+    common = {"base": "b@1", "output": "o", "data": [{"dataset": "d@1"}], "optimizer": {"schedule": "constant"}}
+    rates = {kind: parse_spec({"kind": kind, **common}).optimizer.learning_rate for kind in ("sft", "dpo", "reward")}  # type: ignore[union-attr]
+    assert rates == {"sft": 2e-5, "dpo": 5e-7, "reward": 3e-6}
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "code", "message"),
+    [
+        (DPO, [{"prompt": "a", "chosen": "fox", "rejected": "fox"}], "BAD_DATA", "row 1.*same as chosen"),
+        (KTO, labelled_of(1), "EMPTY_DATASET", "only one row"),
+        (DPO, [*pairs_of(2), {"prompt": "q", "chosen": "fox " * 200, "rejected": "dog"}], "ROW_TOO_LONG", r"row 3 \("),
+    ],
+    ids=["same answers", "one row", "too long"],
+)  # fmt: skip
+def test_bad_rows_are_named(tmp_path: Path, options: dict[str, Any], rows: list[Any], code: str, message: str) -> None:
+    record = run_training(task_of(tmp_path, options, rows=rows), tmp_path / "a1")
+    assert (record.status, record.code) == ("failed", code)
+    assert re.search(message, record.message), record.message
+
+
+def test_a_pair_that_is_cut_keeps_both_answers_different(tmp_path: Path) -> None:
+    """Cut to where both are the same, a pair says nothing: the job is told, instead of a loss of log 2 for ever."""
+    same = "the quick brown fox " * 6
+    rows = [*pairs_of(3), {"prompt": "q", "chosen": same + "yes", "rejected": same + "no"}]
+    batch = {"num_rows": 2, "max_tokens": 40, "overlong": "truncate"}
+    record = run_training(task_of(tmp_path, DPO, rows=rows, batch=batch), tmp_path / "a1")
+    assert record.code == "ALL_LABELS_MASKED"
+    assert "row 4" in record.message
+
+
+def test_progress_of_the_reference_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "PROGRESS_EVERY_S", -1.0)
+    succeeded(task_of(tmp_path, DPO), tmp_path / "a1")
+    told = [event for event in events_of(tmp_path / "a1", Progress) if event.phase == "reference"]
+    assert told[-1].done == told[-1].total == 24
+
+
+def test_a_base_for_pairs_needs_a_template(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", is_chat=False)
+    assert run_training(task_of(tmp_path, DPO, base=base), tmp_path / "a1").code == "BAD_TEMPLATE"
