@@ -158,7 +158,7 @@ class JobCommon(Option):
     )
 
 
-class TrainCommon(JobCommon):
+class TrainOptions(JobCommon):
     base: Ref = Field(description="the registered model to start from, NAME@VERSION or NAME@ALIAS")
     output: Name = Field(description="the model that the new version belongs to")
     data: list[DataSource] = Field(min_length=1)
@@ -167,6 +167,11 @@ class TrainCommon(JobCommon):
     optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
     batch: BatchOptions = Field(default_factory=BatchOptions)
     checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
+
+
+class TrainCommon(TrainOptions):
+    """Of techniques that make a language model, which suites can judge."""
+
     then: Then = Field(default_factory=ThenNothing)
 
 
@@ -312,8 +317,10 @@ class RewardOptimizerOptions(OptimizerOptions):
     learning_rate: Positive = Field(default=3e-6, description="peak; about thirty times higher for LoRA")
 
 
-class RewardSpec(TrainCommon):
+class RewardSpec(TrainOptions):
     """Reward modelling: trains a model that scores answers, on pairs of them."""
+
+    then: ClassVar[ThenNothing] = ThenNothing()  # it writes no answers that a suite could judge
 
     kind: Literal["reward"] = "reward"
     duration: Duration = Field(default_factory=lambda: EpochsDuration(num_epochs=1.0))
@@ -322,13 +329,6 @@ class RewardSpec(TrainCommon):
     centring: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.01, description="weight of the squared sum of a pair's scores, which keeps scores around 0"
     )
-
-    @field_validator("then")
-    @classmethod
-    def _is_not_gated(cls, value: Then) -> Then:
-        if isinstance(value, ThenGate):
-            raise ValueError("a reward model answers nothing that a suite could judge: set then.type to register")
-        return value
 
 
 class OwnEvalTemplate(Option):

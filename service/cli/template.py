@@ -41,8 +41,8 @@ def template(kind: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _option(model: type[BaseModel], name: str) -> list[str]:
-    """An option's comment and its lines of YAML."""
+def _option(model: type[BaseModel], name: str, given: BaseModel | None = None) -> list[str]:
+    """An option's comment and its lines of YAML, with the value that `given` has, or else the option's default."""
     field = model.model_fields[name]
     members = alternatives(field)
     if members:
@@ -52,7 +52,10 @@ def _option(model: type[BaseModel], name: str) -> list[str]:
         return [*_comment(field, "a list"), f"{name}:", *_indent(_fields(nested), first="  - ", rest="    ")]
     if nested is not None:
         return [*_comment(field), f"{name}:", *_indent(_fields(nested))]
-    value = _placeholder(model, name) if field.is_required() else field.get_default(call_default_factory=True)
+    if given is not None:
+        value = getattr(given, name)
+    else:
+        value = _placeholder(model, name) if field.is_required() else field.get_default(call_default_factory=True)
     return [*_comment(field, _kind(model, name)), f"{name}: {_scalar(value)}"]
 
 
@@ -73,7 +76,9 @@ def _choice(name: str, field: FieldInfo, members: dict[str, type[BaseModel]]) ->
     chosen = default.type if isinstance(default, BaseModel) and hasattr(default, "type") else next(iter(members))
     lines = [*_comment(field, f"one of: {', '.join(members)}"), f"{name}:"]
     for tag in sorted(members, key=lambda item: item != chosen):
-        block = _indent([f"type: {tag}", *_fields(members[tag])])
+        # The default may be a member whose options are not at their own defaults (one epoch and not two).
+        given = default if tag == chosen and isinstance(default, BaseModel) else None
+        block = _indent([f"type: {tag}", *_fields(members[tag], given)])
         if tag == chosen:
             lines += block
         else:
@@ -81,8 +86,8 @@ def _choice(name: str, field: FieldInfo, members: dict[str, type[BaseModel]]) ->
     return lines
 
 
-def _fields(model: type[BaseModel]) -> list[str]:
-    return [line for name in model.model_fields if name != "type" for line in _option(model, name)]
+def _fields(model: type[BaseModel], given: BaseModel | None = None) -> list[str]:
+    return [line for name in model.model_fields if name != "type" for line in _option(model, name, given)]
 
 
 def _comment(field: FieldInfo, kind: str = "") -> list[str]:

@@ -238,7 +238,7 @@ def test_the_score_head_starts_from_the_seed() -> None:
         ({"kind": "dpo", "loss": {"type": "kto"}, "nll_weight": 0.1}, "nll_weight", "no chosen answers"),
         ({"kind": "dpo", "loss": {"type": "robust", "label_smoothing": 0.5}}, "label_smoothing", "less than 0.5"),
         ({"kind": "dpo", "loss": {"type": "dpo"}}, "loss", "sigmoid"),
-        ({"kind": "reward", "then": {"type": "gate", "suites": ["reasoning"]}}, "then", "register"),
+        ({"kind": "reward", "then": {"type": "gate", "suites": ["reasoning"]}}, "then", "Extra inputs"),
         ({"kind": "reward", "centring": -1.0}, "centring", "greater than or equal to 0"),
     ],
 )

@@ -15,7 +15,7 @@ from posttrain.engine.spec import KINDS, parse_spec
 from posttrain.service.cli import run
 from posttrain.service.cli.demo import demo_spec
 from posttrain.service.cli.specfile import SpecFileError, parse_path, read_spec
-from posttrain.service.cli.template import template
+from posttrain.service.cli.template import alternatives, template
 from posttrain.service.client.specs import path_text
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.yaml"))
@@ -59,8 +59,11 @@ def test_a_good_spec_gets_its_defaults() -> None:
         (("1e-3", ".nan"), "7: optimizer.learning_rate: input should be a finite number (it is nan)"),
         (("rows@1", "Rows"), "5: data[0].dataset: 'Rows' is not a reference: NAME@NUMBER or, for models, NAME@ALIAS"),
         (("bot", "../bot"), "3: output: '../bot' is not a name: lower-case letters"),
-        (("kind: ift", "kind: itf"), "1: kind: say which: kind: ift | sft | evaluate; did you mean 'ift'?"),
-        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | evaluate"),
+        (
+            ("kind: ift", "kind: itf"),
+            "1: kind: say which: kind: ift | sft | dpo | reward | evaluate; did you mean 'ift'?",
+        ),
+        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | dpo | reward | evaluate"),
         (("output: bot", "output: bot\noutput: bat"), "4: output: it stands there twice (first in line 3)"),
         (
             ("output: bot", "output: bot\nadapter: {type: lorra}"),
@@ -229,7 +232,7 @@ def test_an_assignment_that_makes_no_sense(assignment: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_init_writes_all_options_at_their_defaults(kind: str) -> None:
     text = template(kind)
-    base = "tiny-instruct@1" if kind == "sft" else "tiny-base@1"
+    base = "tiny-base@1" if kind == "ift" else "tiny-instruct@1"
     needed = {"base": base, "output": "my-model", "data": [{"dataset": "my-data@1"}]}
     if kind == "evaluate":
         needed = {"version": "my-model@1", "suites": ["instruction_following"]}
@@ -252,9 +255,9 @@ def test_each_alternative_that_init_shows_can_be_uncommented(kind: str) -> None:
     """A block `# name:` takes the place of the one above it."""
     text = template(kind)
     blocks = re.findall(r"^# (\w+):\n((?:#   .*\n)+)", text, re.M)
-    assert {name for name, _ in blocks} == (
-        {"adapter", "duration", "then", "template"} if kind != "evaluate" else {"template"}
-    )
+    choices = {name for name, field in KINDS[kind].model_fields.items() if alternatives(field)}
+    assert {name for name, _ in blocks} == choices
+    assert choices >= ({"template"} if kind == "evaluate" else {"adapter", "duration", "template"})
     for name, block in blocks:
         plain = read_spec(text.encode(), "x.yaml").plain
         plain[name] = yaml.safe_load("\n".join(line[2:] for line in block.splitlines()))
@@ -277,7 +280,7 @@ def test_init_never_overwrites(
     assert capsys.readouterr().out == template("sft")
     assert run(["init", "sft", str(tmp_path / "no" / "such.yaml")]) == 2
     assert run(["init", "ppo"]) == 2
-    assert "not one of ift, sft, evaluate" in capsys.readouterr().err
+    assert "not one of ift, sft, dpo, reward, evaluate" in capsys.readouterr().err
 
 
 def test_there_are_examples() -> None:
