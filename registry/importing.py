@@ -72,7 +72,7 @@ def import_model(
         paths = scan_import(folder)
         if validate_only:
             found = inspect_folder(paths)
-            role = "instruct" if found.template_digest else "base"
+            role = found.role()
             return VersionRecord(
                 project=project, model=model, number=0, role=role, form="full", digest="", weights_digest="",
                 architecture=found.architecture, num_parameters=found.num_parameters, manifest_json="", created=0.0,
@@ -83,7 +83,7 @@ def import_model(
     manifest = Manifest(
         project=project,
         model=model,
-        role="instruct" if found.template_digest else "base",
+        role=found.role(),
         form="full",
         files=entries,
         weights_digest=weights_digest({entry.path: entry.sha256 for entry in entries}, found),

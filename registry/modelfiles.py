@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from posttrain.engine.errors import ModelError, UnsafeWeightsError
 from posttrain.engine.spec import canonical_json, sha256_text
@@ -24,6 +24,8 @@ CONFIG_FILE = "config.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 TEMPLATE_FILE = "chat_template.jinja"
+REWARD_ARCHITECTURE = "ForSequenceClassification"  # transformers' name for a backbone with a score head
+Role = Literal["base", "instruct", "reward"]
 SINGLE_WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -53,6 +55,12 @@ class ModelFolder:
     architecture: str
     num_parameters: int
     template_digest: str
+
+    def role(self, parents: Role = "base") -> Role:
+        """What the model is for; without a template of its own, what its parent is for."""
+        if self.architecture.endswith(REWARD_ARCHITECTURE):
+            return "reward"
+        return "instruct" if self.template_digest else parents
 
 
 def inspect_folder(files: Mapping[str, Path]) -> ModelFolder:

@@ -16,7 +16,7 @@ from posttrain.engine.task import ModelInput, TrainTask
 from posttrain.registry import datasets, lineage
 from posttrain.registry.artifacts import scan_folder
 from posttrain.registry.errors import InvalidArgumentError, NotFoundError, TamperedError
-from posttrain.registry.modelfiles import ModelFolder, inspect_folder, weights_digest
+from posttrain.registry.modelfiles import ModelFolder, Role, inspect_folder, weights_digest
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import LATEST, check_name, parse_ref
 from posttrain.registry.store import Store
@@ -25,7 +25,6 @@ from posttrain.registry.transaction import TransactionBase
 
 PACKAGES = ("posttrain", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "numpy")
 
-Role = Literal["base", "instruct", "reward"]
 Form = Literal["full", "adapter", "merged", "quantized"]
 
 
@@ -105,7 +104,7 @@ def register_trained(store: Store, project: str, task: TrainTask, folder: Path, 
     manifest = Manifest(
         project=project,
         model=task.spec.output,
-        role="instruct" if found.template_digest else parent.role,  # type: ignore[arg-type]  # pydantic checks
+        role=found.role(parent.role),  # type: ignore[arg-type]  # pydantic checks
         form="adapter" if found.is_adapter else "full",
         files=entries,
         weights_digest=weights_digest(digests, found, parent.weights_digest if found.is_adapter else ""),

@@ -65,9 +65,12 @@ class References:
 
     def version(self, field: str, ref: str) -> str:
         try:
-            return versions.get_version(self._tx, self._project, ref).ref
+            version = versions.get_version(self._tx, self._project, ref)
         except (BadRefError, NotFoundError) as error:
             return self._refuse(field, ref, error)
+        if version.role == "reward":
+            self.wrong(field, f"{version.ref} is a reward model: it scores answers and writes none")
+        return version.ref
 
     def has_template(self, field: str, ref: str) -> None:
         try:

@@ -164,3 +164,64 @@ def test_a_version_without_a_template_cannot_be_asked_under_its_own(real: Server
     with refused() as said:
         real.gates.CreateGateRun(gates_pb2.CreateGateRunRequest(parent=PROJECT, candidate="tiny@1", policy="tiny"))
     assert said.code == "FAILED_PRECONDITION"
+
+
+# -- preferences ------------------------------------------------------------------------------------------------------
+
+FEW = {"duration": {"type": "steps", "max_steps": 3}, "batch": {"num_rows": 4, "max_tokens": 128}}
+
+
+@pytest.fixture(scope="module")
+def chat(real: Server) -> str:
+    """A model with a chat template."""
+    job = submit(real, spec(output="chat", duration={"type": "steps", "max_steps": 2}))
+    real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    return "chat@1"
+
+
+@pytest.fixture(scope="module")
+def pairs(real: Server) -> str:
+    rows = [{"prompt": f"What is {i} plus one?", "chosen": str(i + 1), "rejected": "I do not know."} for i in range(8)]
+    made = upload(real, "".join(json.dumps(row) + "\n" for row in rows).encode(), "pairs")
+    real.datasets.SealDataset(type_of_seal(made.name))
+    return str(made.ref)
+
+
+@pytest.mark.parametrize("adapter", [{"type": "full"}, {"type": "lora", "rank": 2}], ids=["full", "lora"])
+def test_preferences_make_a_new_version_of_the_model(
+    real: Server, chat: str, pairs: str, adapter: dict[str, Any]
+) -> None:
+    job = submit(real, spec(kind="dpo", base=chat, output="kind", data=[{"dataset": pairs}], adapter=adapter, **FEW))
+    done = real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    version = next(version for version in versions_of(real, "kind") if version.job == job.name)
+    assert (version.role, version.parent, version.form) == (
+        "instruct",
+        chat,
+        "full" if adapter["type"] == "full" else "adapter",
+    )
+    assert version.template_digest
+    values = points(real, done)[1][1]
+    assert values["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert {"reward_margin", "reward_accuracy", "logp_chosen"} <= set(values)
+
+
+def test_a_reward_model_is_registered_as_one_and_never_asked(real: Server, chat: str, pairs: str) -> None:
+    job = submit(real, spec(kind="reward", base=chat, output="judge", data=[{"dataset": pairs}], **FEW))
+    real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    (version,) = versions_of(real, "judge")
+    assert (version.role, version.parent, version.form) == ("reward", chat, "full")
+    with refused() as said:
+        submit(real, spec(kind="sft", base="judge@1", data=[{"dataset": "sums@1"}]))
+    assert said.fields["base"] == "judge@1 is a reward model: it scores answers and writes none"
+    with refused() as said:
+        submit(real, {"kind": "evaluate", "version": "judge@1", "suites": ["sums"]})
+    assert said.fields["version"] == "judge@1 is a reward model: it scores answers and writes none"
+
+
+def test_a_job_gets_rows_of_the_kind_that_it_reads(real: Server, chat: str, pairs: str) -> None:
+    with refused() as said:
+        submit(real, spec(kind="sft", base=chat, data=[{"dataset": pairs}]))
+    assert "has rows of format preference; sft reads messages" in said.fields["data[0].dataset"]
+    with refused() as said:
+        submit(real, spec(kind="dpo", base=chat, loss={"type": "kto"}, data=[{"dataset": pairs}]))
+    assert "dpo reads unpaired" in said.fields["data[0].dataset"]
