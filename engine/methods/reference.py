@@ -6,7 +6,7 @@ Shape suffixes: N positions with a loss, S sequences.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from posttrain.engine.methods.base import Models, Told
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.ops import sum_by_sequence, token_logps
 
-Collate = Callable[[Sequence[AnyRow], torch.device], Batch]
+SORTED_ROWS = 1024
 
 
 def sequence_logps(batch: Batch, model: LanguageModel) -> Tensor:
@@ -37,32 +37,30 @@ class ReferenceLogps:
     Nothing of it is in a checkpoint: it follows from the base, which a resumed attempt loads again.
     """
 
-    def __init__(self, micro_tokens: int, batch: Collate = collate) -> None:
+    def __init__(self, micro_tokens: int) -> None:
         self._micro_tokens = micro_tokens
-        self._collate = batch
         self._values: dict[str, np.ndarray[tuple[int, int], np.dtype[np.float32]]] = {}
 
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
-        """Computes them; `tell(done, total)` counts rows."""
-        total, done = sum(map(len, sources)), 0
+        """Computes them; `tell(done, total)` counts rows. A row is known by its source and number."""
+        groups = {(row.source, row.number): row for rows in sources for row in rows if isinstance(row, Group)}
+        width = max((len(row.branches) for row in groups.values()), default=0)
+        last: dict[str, int] = {}
+        for source, number in groups:
+            last[source] = max(number, last.get(source, 0))
+        self._values = {source: np.full((most + 1, width), math.nan, np.float32) for source, most in last.items()}
+        ordered, done = list(groups.values()), 0
         with models.reference() as model:
-            for rows in sources:
-                if not rows or rows[0].source in self._values:
-                    continue
-                width = max(len(row.branches) for row in rows if isinstance(row, Group))
-                table = np.full((max(row.number for row in rows) + 1, width), math.nan, np.float32)
-                self._values[rows[0].source] = table
-                # A window of rows at a time, so that rows of about the same length share a pass.
-                for start in range(0, len(rows), 1024):
-                    for micro in split(rows[start : start + 1024], self._micro_tokens):
-                        batch = self._collate(micro, model.device)
-                        logps = iter(sequence_logps(batch, model).tolist())
-                        for row in batch.rows:
-                            assert isinstance(row, Group)
-                            for index in range(len(row.branches)):
-                                table[row.number, index] = next(logps)
-                        done += len(micro)
-                        tell(done, total)
+            # A part of the rows at a time, so that rows of about the same length share a pass.
+            for start in range(0, len(ordered), SORTED_ROWS):
+                for micro in split(ordered[start : start + SORTED_ROWS], self._micro_tokens):
+                    batch = collate(micro, model.device)
+                    logps = iter(sequence_logps(batch, model).tolist())
+                    for row in batch.rows:
+                        assert isinstance(row, Group)
+                        self._values[row.source][row.number, : len(row.branches)] = [next(logps) for _ in row.branches]
+                    done += len(micro)
+                    tell(done, len(ordered))
 
     def of(self, batch: Batch) -> Tensor:
         """Those of a batch, [S], in its order."""
