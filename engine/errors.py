@@ -57,7 +57,9 @@ class MaskedLabelsError(DataError):
 
 class OverlongRowError(DataError):
     code = "ROW_TOO_LONG"
-    hint = "raise batch.max_tokens up to the model's context, shorten the row, or set batch.overlong to truncate"
+    hint = (
+        "raise batch.max_tokens up to the model's context, shorten the row, or set batch.overlong to truncate or skip"
+    )
 
 
 class TemplateError(EngineError, ValueError):

@@ -169,13 +169,20 @@ class _Attempt:
                 rows.append(kept)
                 num_cut += kept.longest < row.longest
             self._tell(num_read, num_lines)
-        if overlong:
+        if overlong and self.task.spec.batch.overlong == "skip":
+            self._note(f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens and left out", "warning")
+            if not rows:
+                raise EmptyDatasetError(
+                    f"{dataset.ref}: all {len(overlong)} rows are longer than {limit} tokens",
+                    hint="raise batch.max_tokens up to the model's context",
+                )
+        elif overlong:
             shown = ", ".join(f"row {row.number} ({row.longest})" for row in overlong[:5])
             what = f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens"
             if self.task.spec.batch.overlong == "truncate":
                 raise MaskedLabelsError(
                     f"{what} and cut to that no trained token is left: {shown}",
-                    hint="raise batch.max_tokens up to the model's context, or shorten the prompts of these rows",
+                    hint="raise batch.max_tokens up to the model's context, or set batch.overlong to skip",
                 )
             raise OverlongRowError(f"{what} and batch.overlong is refuse: {shown}")
         if not rows:

@@ -63,9 +63,10 @@ class BatchOptions(Option):
         default=4096, description="most tokens in one packed forward pass; bounds memory, never changes the loss"
     )
     max_tokens: Count = Field(default=1024, description="longest row in tokens")
-    overlong: Literal["refuse", "truncate"] = Field(
+    overlong: Literal["refuse", "truncate", "skip"] = Field(
         default="refuse",
-        description="what to do with a row above max_tokens: refuse the job, or cut its end if a loss position stays",
+        description="what to do with a row above max_tokens: refuse the job, cut its end if a loss position stays, or "
+        "leave it out; cut and left-out rows are counted",
     )
 
 

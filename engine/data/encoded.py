@@ -106,12 +106,12 @@ def grow(rows: Sequence[Row], source: str, number: int, margin: float = 0.0, is_
     return Group(first[:length], branches, source, number, margin, is_desirable)
 
 
-def fit(row: AnyRow, max_tokens: int, overlong: Literal["refuse", "truncate"]) -> AnyRow | None:
+def fit(row: AnyRow, max_tokens: int, overlong: Literal["refuse", "truncate", "skip"]) -> AnyRow | None:
     """The row, cut to `max_tokens` if that is wanted and a trained token stays (in each branch); None if it does not
     fit."""
     if row.longest <= max_tokens:
         return row
-    if overlong == "refuse":
+    if overlong != "truncate":
         return None
     if isinstance(row, Row):
         cut = Row(row.ids[:max_tokens], row.is_target[:max_tokens], row.source, row.number)

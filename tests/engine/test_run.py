@@ -431,6 +431,20 @@ def test_a_non_finite_gradient_is_an_error_before_the_update(
     assert num_updates == 2
 
 
+def test_rows_that_are_too_long_are_left_out_and_counted_if_that_is_asked_for(tmp_path: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "fox " * 300}]}
+    rows = [long, *rows_of(5)]
+    batch = {"num_rows": 5, "max_tokens": 100, "overlong": "skip"}
+    epoch = {"type": "epochs", "num_epochs": 1}
+    record = succeeded(make_task(tmp_path, "sft", rows=rows, batch=batch, duration=epoch), tmp_path / "a1")
+    assert (record.summary["rows"], record.summary["steps"]) == (5, 1)
+    told = [event.message for event in events_of(tmp_path / "a1", Note)]
+    assert "data@1: 1 rows are longer than 100 tokens and left out" in told
+    empty = make_task(tmp_path / "b", "sft", rows=rows[:1], batch=batch)
+    record = run_training(empty, tmp_path / "a2")
+    assert (record.code, record.message) == ("EMPTY_DATASET", "data@1: all 1 rows are longer than 100 tokens")
+
+
 def test_overlong_rows(tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": "dog " * 60}, {"role": "assistant", "content": "fox " * 60}]}
     task = make_task(tmp_path, "sft", rows=[*rows_of(5), long], batch={"num_rows": 2, "max_tokens": 200})
