@@ -171,7 +171,7 @@ class Segments:
         # Per sequence, not with a block-diagonal mask: on a CPU the mask costs 1.1-1.8 times. One split, not a slice
         # for each: the gradient of a slice is as long as the pass, so slices would cost tokens times segments.
         lengths = [b - a for a, b in pairwise(self.bounds)]
-        queries, keys, values = (states.split(lengths, dim=2) for states in (query_BHTD, key_BKTD, value_BKTD))
+        queries, keys, values = (torch.split(states, lengths, dim=2) for states in (query_BHTD, key_BKTD, value_BKTD))
         parts = [
             causal_attention(queries[i], self._seen(keys, i), self._seen(values, i), call, masks).transpose(1, 2)
             for i in range(len(lengths))

@@ -115,21 +115,23 @@ class LanguageModel:
     def head_parameters(self) -> list[nn.Parameter]:
         """Trained parameters that logits depend on beside the hidden states.
 
-        Found by a gradient and not by name: with tied embeddings and an adapter they are not parameters of the head
-        module.
+        Found in the graph of one row's logits and not by name: with tied embeddings and an adapter they are not
+        parameters of the head module.
         """
-        trained = [parameter for _, parameter in self.trainable()]
-        if not trained:
-            return []
-        probe_1D = torch.ones(
-            1, self.module.get_input_embeddings().weight.shape[1], device=self.device, dtype=self.module.dtype
-        )
+        width = self.module.get_input_embeddings().weight.shape[1]
         with torch.enable_grad():
-            logits_1V = self.logits(probe_1D)
-            if not logits_1V.requires_grad:
-                return []
-            found = torch.autograd.grad(logits_1V.sum(), trained, allow_unused=True)
-        return [parameter for parameter, gradient in zip(trained, found, strict=True) if gradient is not None]
+            logits_1V = self.logits(torch.ones(1, width, device=self.device, dtype=self.module.dtype))
+        found: dict[int, nn.Parameter] = {}
+        seen, waiting = set[Any](), [logits_1V.grad_fn]
+        while waiting:
+            node: Any = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable"):  # where a gradient is accumulated: a leaf
+                found[id(node.variable)] = node.variable
+            waiting += [before for before, _ in node.next_functions]
+        return [parameter for _, parameter in self.trainable() if id(parameter) in found]
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters that are trained, by name, each tied one once."""

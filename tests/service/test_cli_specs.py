@@ -18,7 +18,8 @@ from posttrain.service.cli.specfile import SpecFileError, parse_path, read_spec
 from posttrain.service.cli.template import alternatives, template
 from posttrain.service.client.specs import path_text
 
-EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.yaml"))
+_FOLDER = Path(__file__).parent.parent.parent / "examples"
+EXAMPLES = sorted([*_FOLDER.glob("*.yaml"), *_FOLDER.glob("smollm2/*.yaml")])
 GOOD = """\
 kind: ift
 base: tiny-base@1
