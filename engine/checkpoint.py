@@ -4,9 +4,10 @@ pickle.
     step-00000100/
         manifest.json          step, spec digest, file digests; written last
         model.safetensors      trained parameters by name
-        optimizer.safetensors  AdamW's moments
+        optimizer.safetensors  what the update rule remembers
+        average.safetensors    averaged parameters, if there is an average
         rng.safetensors        generator states
-        state.json             method state, counters
+        state.json             method state, counters, held-out losses
 
 A checkpoint is written into a hidden folder, every file fsynced, then renamed. Finding and verifying needs no torch,
 so a supervisor can do it; tensors are read and written by functions that import it.
@@ -20,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,17 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     keep: int,
+    kept_steps: Collection[int] = (),
 ) -> Path:
-    """Writes `step-N` under `parent`, then removes all but the newest `keep`.
+    """Writes `step-N` under `parent`, then removes all but the newest `keep` and those of `kept_steps`.
 
     Raises:
         DiskFullError: no space left; what was there before is untouched.
     """
     from safetensors.torch import save_file  # imports torch
 
-    target = parent / f"step-{step:08d}"
-    temporary = parent / f".step-{step:08d}.tmp"
+    target = step_folder(parent, step)
+    temporary = parent / f".{target.name}.tmp"
     with disk_errors("writing a checkpoint"), new_folder(temporary):
         for name, group in tensors.items():
             save_file(
@@ -106,8 +108,34 @@ def save_checkpoint(
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, sort_keys=True, indent=1), "utf-8")
         commit_folder(temporary, target)
     for old in find_checkpoints(parent)[keep:]:
-        shutil.rmtree(old)
+        if _step_of(old) not in kept_steps:
+            shutil.rmtree(old)
     return target
+
+
+def carry_over(folder: Path, parent: Path, spec_digest: str) -> None:
+    """Puts an earlier attempt's checkpoint beside those of this one, without copying where the disk allows it.
+
+    Raises:
+        CheckpointError: see `read_checkpoint`.
+        DiskFullError: no space left.
+    """
+    read_checkpoint(folder, spec_digest)
+    if folder.parent.resolve() == parent.resolve():
+        return
+    temporary = parent / f".{folder.name}.tmp"
+    with disk_errors("taking a checkpoint along"), new_folder(temporary):
+        for path in sorted(folder.iterdir()):
+            try:
+                os.link(path, temporary / path.name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(path, temporary / path.name)
+        commit_folder(temporary, parent / folder.name)
+
+
+def step_folder(parent: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is."""
+    return parent / f"step-{step:08d}"
 
 
 def find_checkpoints(parent: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 EVENTS_FILE = "events.jsonl"
 EXIT_FILE = "exit.json"
+HELD_OUT_PREFIX = "held_out_"  # of the names of numbers of rows that are not trained on
 
 
 class Event(BaseModel):
@@ -59,6 +60,18 @@ class StepMetrics(Event):
     eta_s: float = -1.0
 
 
+class HeldOutMetrics(Event):
+    """Numbers of the rows that are not trained on, after an optimiser step: `held_out_loss`, and the method's own under
+    the same prefix. `is_best`: no evaluation before had a lower loss."""
+
+    type: Literal["held_out"] = "held_out"
+    step: int
+    total_steps: int
+    values: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    num_rows: int
+    is_best: bool
+
+
 class CheckpointSaved(Event):
     type: Literal["checkpoint"] = "checkpoint"
     step: int
@@ -81,7 +94,7 @@ class Note(Event):
     message: str
 
 
-AnyEvent = Phase | Progress | StepMetrics | CheckpointSaved | Resumed | Note
+AnyEvent = Phase | Progress | StepMetrics | HeldOutMetrics | CheckpointSaved | Resumed | Note
 _EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="type")])
 
 

@@ -2,7 +2,7 @@
 
 One optimiser step takes the next `batch.num_rows` rows of the mix, packs them into micro-batches, and adds up
 gradients of losses that are already divided by the whole step's denominators. So nothing depends on `micro_tokens`
-but memory.
+but memory. After a step comes what is due: held-out loss, checkpoint, the end.
 """
 
 from __future__ import annotations
@@ -10,22 +10,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from posttrain.engine.attempt import Events
-from posttrain.engine.checkpoint import Checkpoint, save_checkpoint
+from posttrain.engine.activations import checkpoint_layers, saving
+from posttrain.engine.averaging import Average
+from posttrain.engine.checkpoint import Checkpoint, carry_over, read_checkpoint, save_checkpoint, step_folder
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.mixing import Mix, Plan, plan
 from posttrain.engine.data.packing import split
-from posttrain.engine.errors import CancelledError, NonFiniteError
-from posttrain.engine.events import CheckpointSaved, Resumed, StepMetrics
+from posttrain.engine.errors import CancelledError, CheckpointError
+from posttrain.engine.events import AnyEvent, CheckpointSaved, HeldOutMetrics, Note, Resumed, StepMetrics
+from posttrain.engine.held_out import LOSS, History, measure
 from posttrain.engine.methods.base import Method, Models
+from posttrain.engine.non_finite import non_finite
 from posttrain.engine.optim import Optimizer, learning_rate
-from posttrain.engine.spec import TrainSpec, spec_digest
+from posttrain.engine.spec import EmaAveraging, NoHeldOut, TrainSpec, spec_digest
 
 
 @dataclass
@@ -38,95 +42,130 @@ class Counters:
     trained_tokens: int = 0
     loss: float = math.nan
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "rows": self.rows,
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
-            "loss": self.loss,
-        }
-
 
 @dataclass
 class Trainer:
     """One run of a method over rows.
 
-    `sources[i]` holds the encoded rows of `spec.data[i]`. `should_stop` is asked after each step.
+    `sources[i]` holds the encoded rows of `spec.data[i]` that are trained on, `held_out` those that are not.
+    `should_stop` is asked after each step.
     """
 
     spec: TrainSpec
     method: Method
     models: Models
     sources: Sequence[Sequence[AnyRow]]
-    events: Events
+    events: Callable[[AnyEvent], None]
     checkpoints: Path
     should_stop: Callable[[], bool] = lambda: False
+    held_out: Sequence[AnyRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         weights = [source.weight for source in self.spec.data]
         self._mix = Mix([len(rows) for rows in self.sources], weights, self.spec.seed)
         self._plan: Plan = plan(self.spec.duration, self.spec.batch.num_rows, self._mix.epoch_rows)
         self._optimizer = Optimizer(self.models.policy.trainable(), self.spec.optimizer)
+        averaging = self.spec.averaging
+        self._average = Average(self._optimizer, averaging.decay) if isinstance(averaging, EmaAveraging) else None
         self._digest = spec_digest(self.spec)
         self._counters = Counters()
+        self._history = History()
+        if self.spec.memory.gradient_checkpointing:
+            checkpoint_layers(self.models.policy.module)
+        self._saving = saving(self.spec.memory, self.models.policy.module)
 
     @property
     def total_steps(self) -> int:
         return self._plan.total_steps
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continues exactly: weights, optimiser, generators, data position, method state, counters, number of
-        threads."""
+        """Continues exactly: weights, optimiser, average, generators, data position, method state, counters, held-out
+        losses, number of threads. Best checkpoints beside the one resumed from are taken along.
+
+        Raises:
+            CheckpointError: of another model.
+        """
+        state = checkpoint.state
         self._optimizer.load(checkpoint.tensors("model"), checkpoint.tensors("optimizer"))
-        self.method.load_state_dict(checkpoint.state["method"])
-        self._counters = Counters(**checkpoint.state["counters"])
-        torch.set_num_threads(checkpoint.state["num_threads"])  # sums depend on how they are split
+        self.method.load_state_dict(state["method"])
+        self._counters = Counters(**state["counters"])
+        if self._average is not None:
+            self._average.load(checkpoint.tensors("average"))
+        if not isinstance(self.spec.held_out, NoHeldOut):
+            self._history = History([(step, loss) for step, loss in state["held_out"]["losses"]])
+            self._carry_best(checkpoint.folder.parent)
+        torch.set_num_threads(state["num_threads"])  # sums depend on how they are split
         generators = checkpoint.tensors("rng")
         torch.set_rng_state(generators["cpu"])
         if "cuda" in generators:
             torch.cuda.set_rng_state(generators["cuda"], self.models.policy.device)
         self.events(Resumed(step=checkpoint.step, path=checkpoint.folder.name))
 
+    def _carry_best(self, parent: Path) -> None:
+        """One that is missing may have been replaced by a better one, which this run will find again."""
+        assert not isinstance(self.spec.held_out, NoHeldOut)
+        for step in self._history.kept_steps(self.spec.held_out):
+            try:
+                carry_over(step_folder(parent, step), self.checkpoints, self._digest)
+            except CheckpointError as error:
+                self.events(Note(level="warning", message=f"among the best so far, but not taken along: {error}"))
+
     def run(self) -> Counters:
-        """Trains to the end of the plan.
+        """Trains to the end of the plan, or of patience, and leaves the model with the weights that are to be saved.
 
         Raises:
             CancelledError: `should_stop` said so; a checkpoint of the last whole step is there.
             NonFiniteError: names the rows.
+            CheckpointError: the best weights are to be saved, and their checkpoint is missing or damaged.
             DiskFullError: at a checkpoint or an event.
         """
         self.models.policy.module.train()
         started, first = time.monotonic(), self._counters.step
-        every = self.spec.checkpoint.every_steps
-        while self._counters.step < self.total_steps:
+        every, total = self.spec.checkpoint.every_steps, self.total_steps
+        while True:
+            done, is_best = self._counters.step, self._evaluate()
+            is_over = self._is_over()
+            is_stopping = not is_over and self.should_stop()
+            if done > first and (is_stopping or (not is_over and (is_best or done % every == 0))):
+                self._save()
+            if is_stopping:
+                raise CancelledError(f"stopped after step {done} of {total}")
+            if is_over:
+                break
             before = time.monotonic()
             values = self._step()
             now = time.monotonic()
             done = self._counters.step
             values["tokens_per_s"] = values.pop("step_tokens") / max(now - before, 1e-9)
-            eta_s = (now - started) / (done - first) * (self.total_steps - done)
-            self.events(StepMetrics(step=done, total_steps=self.total_steps, values=values, eta_s=round(eta_s, 3)))
-            is_stopping = done < self.total_steps and self.should_stop()
-            if is_stopping or (done % every == 0 and done < self.total_steps):
-                self._save()
-            if is_stopping:
-                raise CancelledError(f"stopped after step {done} of {self.total_steps}")
+            eta_s = (now - started) / (done - first) * (total - done)
+            self.events(StepMetrics(step=done, total_steps=total, values=values, eta_s=round(eta_s, 3)))
+        self._put_weights()
         self.models.policy.module.eval()
         return self._counters
+
+    def outcome(self) -> dict[str, Any]:
+        """What the summary says of held-out rows: the loss of the saved weights, their step, and whether patience ended
+        the run."""
+        options, history = self.spec.held_out, self._history
+        if isinstance(options, NoHeldOut):
+            return {}
+        step, loss = history.best(1)[0] if options.save == "best" else history.losses[-1]
+        return {LOSS: loss, "saved_step": step, "stopped_early": self._counters.step < self.total_steps}
 
     def _step(self) -> dict[str, float]:
         positions = self._plan.positions(self._counters.step)
         places = [self._mix.at(position) for position in positions]
         rows = [self.sources[source][index] for source, index in places]
         window = self.method.window(rows, self.models)
+        number = self._counters.step + 1
         loss, sums = 0.0, dict[str, float]()
         for micro in split(rows, self.spec.batch.micro_tokens):
             batch = self.method.collate(micro, self.models.policy.device)
-            share, metrics = self.method.loss(batch, self.models, window)
+            with self._saving:
+                share, metrics = self.method.loss(batch, self.models, window)
             value = float(share.detach())
             if not math.isfinite(value):
-                raise NonFiniteError(self._blame("the loss", value, batch.row_names))
+                raise non_finite("the loss", value, number, micro, self.method, self.models, window)
             share.backward()  # type: ignore[no-untyped-call]
             self._optimizer.accumulate()
             loss += value
@@ -134,11 +173,14 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + metric
         norm = self._optimizer.clip()
         if not math.isfinite(norm):
-            raise NonFiniteError(self._blame("the gradient's norm", norm, [row.name for row in rows]))
+            what = "the gradient's norm"
+            raise non_finite(what, norm, number, rows, self.method, self.models, window, self._optimizer)
         rate = learning_rate(self.spec.optimizer, self._counters.step, self.total_steps)
         self._optimizer.step(rate)
+        if self._average is not None:
+            self._average.update(number)
         step_tokens = sum(map(len, rows))
-        self._counters.step += 1
+        self._counters.step = number
         self._counters.rows += len(rows)
         self._counters.tokens += step_tokens
         self._counters.trained_tokens += window.num_targets
@@ -153,9 +195,47 @@ class Trainer:
             **sums,
         }
 
-    def _blame(self, what: str, value: float, names: Sequence[str]) -> str:
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        return f"{what} is {value} at step {self._counters.step + 1}; rows of the batch: {shown}"
+    # -- after a step --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> bool:
+        """The held-out loss, if it is due after this step; whether this step's weights are among the best to be kept.
+
+        One that was left because of `should_stop` stays due, also for the attempt that resumes.
+        """
+        options, step = self.spec.held_out, self._counters.step
+        if isinstance(options, NoHeldOut) or not self._history.is_due(step, self.total_steps, options):
+            return False
+        with self._average.in_use() if self._average is not None else nullcontext():
+            values = measure(self.method, self.models, self.held_out, self.spec.batch.micro_tokens, self.should_stop)
+        if values is None:
+            return False
+        self._history.losses.append((step, values[LOSS]))
+        is_best = self._history.best(1)[0][0] == step
+        self.events(
+            HeldOutMetrics(
+                step=step, total_steps=self.total_steps, values=values, num_rows=len(self.held_out), is_best=is_best
+            )
+        )
+        if self._history.is_over(options) and step < self.total_steps:
+            text = f"after step {step} of {self.total_steps}: the held-out loss did not fall {options.patience} times"
+            self.events(Note(message=f"training ends {text} in a row"))
+        return step in self._history.kept_steps(options)
+
+    def _is_over(self) -> bool:
+        options, step = self.spec.held_out, self._counters.step
+        if isinstance(options, NoHeldOut):
+            return step >= self.total_steps
+        if self._history.is_due(step, self.total_steps, options):
+            return False
+        return step >= self.total_steps or self._history.is_over(options)
+
+    def _put_weights(self) -> None:
+        step = self.outcome().get("saved_step", self._counters.step)
+        if step != self._counters.step:
+            best = read_checkpoint(step_folder(self.checkpoints, step), self._digest)
+            self._optimizer.set_weights(best.tensors("model" if self._average is None else "average"))
+        elif self._average is not None:
+            self._optimizer.set_weights(self._average.state())
 
     def _save(self) -> None:
         generators = {"cpu": torch.get_rng_state()}
@@ -163,12 +243,17 @@ class Trainer:
             generators["cuda"] = torch.cuda.get_rng_state(self.models.policy.device)
         state = {
             "method": self.method.state_dict(),
-            "counters": self._counters.as_dict(),
+            "counters": asdict(self._counters),
             "num_threads": torch.get_num_threads(),
             "versions": {"torch": str(torch.__version__)},
         }
         tensors = {"model": self._optimizer.weights(), "optimizer": self._optimizer.state(), "rng": generators}
-        path = save_checkpoint(
-            self.checkpoints, self._counters.step, self._digest, tensors, state, self.spec.checkpoint.keep
-        )
-        self.events(CheckpointSaved(step=self._counters.step, path=path.name))
+        options, kept = self.spec.held_out, list[int]()
+        if not isinstance(options, NoHeldOut):
+            state["held_out"] = {"losses": self._history.losses}
+            kept = self._history.kept_steps(options)
+        if self._average is not None:
+            tensors["average"] = self._average.state()
+        keep, step = self.spec.checkpoint.keep, self._counters.step
+        path = save_checkpoint(self.checkpoints, step, self._digest, tensors, state, keep, kept)
+        self.events(CheckpointSaved(step=step, path=path.name))

@@ -1,14 +1,16 @@
-"""AdamW over float32 masters, the learning-rate schedule, and gradient sums that do not lose small terms."""
+"""Update rules over float32 masters, the learning-rate schedule, and gradient sums that do not lose small terms."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from posttrain.engine.errors import CheckpointError
+from posttrain.engine.errors import CheckpointError, SpecError
 from posttrain.engine.spec import OptimizerOptions
 
 
@@ -32,11 +34,68 @@ def learning_rate(options: OptimizerOptions, step: int, total_steps: int) -> flo
     return options.learning_rate * (options.final_ratio + (1 - options.final_ratio) * share)
 
 
+Groups = list[dict[str, Any]]
+
+
+def _adamw(groups: Groups, options: OptimizerOptions) -> torch.optim.Optimizer:
+    betas = (options.beta1, options.beta2)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.epsilon, fused=True)
+
+
+def _adamw_8bit(groups: Groups, options: OptimizerOptions) -> torch.optim.Optimizer:
+    from bitsandbytes.optim import AdamW8bit  # an extra; importing it takes a second
+
+    betas = (options.beta1, options.beta2)
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, lr=options.learning_rate, betas=betas, eps=options.epsilon)
+    return optimizer
+
+
+def _adafactor(groups: Groups, options: OptimizerOptions) -> torch.optim.Optimizer:
+    # Not torch's: that one multiplies the rate by each matrix's root mean square, so that a rate chosen for AdamW, or
+    # LoRA's B at zero, would hardly move.
+    from transformers.optimization import Adafactor
+
+    optimizer: torch.optim.Optimizer = Adafactor(
+        groups, lr=options.learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
+    )
+    return optimizer
+
+
+UPDATE_RULES: dict[str, Callable[[Groups, OptimizerOptions], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adamw_8bit": _adamw_8bit,
+    "adafactor": _adafactor,
+}
+
+
+def check_update_rule(options: OptimizerOptions, device: torch.device) -> None:
+    """Asked before anything is loaded.
+
+    Raises:
+        SpecError: the rule cannot run here.
+    """
+    if options.name != "adamw_8bit":
+        return
+    if device.type != "cuda":
+        raise SpecError(
+            f"optimizer.name: adamw_8bit runs on CUDA only, and this job would run on {device.type}",
+            hint="adafactor needs less memory than adamw on any device",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SpecError(
+            "optimizer.name: adamw_8bit needs the package bitsandbytes, which is not installed",
+            hint="on the server: pip install 'posttrain[adamw8bit]'",
+        )
+
+
 class Optimizer:
-    """AdamW (arXiv:1711.05101). Parameters that are not float32 get a float32 master, or bfloat16 would round small
-    steps away.
+    """One of UPDATE_RULES. Parameters that are not float32 get a float32 master, or bfloat16 would round small steps
+    away.
 
     Matrices decay, vectors (norms, biases) do not. State is tensors by parameter name, so a checkpoint needs no pickle.
+
+    Raises:
+        SpecError: see `check_update_rule`.
     """
 
     def __init__(self, named: Sequence[tuple[str, nn.Parameter]], options: OptimizerOptions) -> None:
@@ -48,13 +107,8 @@ class Optimizer:
         decayed = [master for master in self._masters.values() if master.ndim >= 2]
         others = [master for master in self._masters.values() if master.ndim < 2]
         groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=options.learning_rate,
-            betas=(options.beta1, options.beta2),
-            eps=options.epsilon,
-            fused=True,
-        )
+        check_update_rule(options, named[0][1].device)
+        self._rule = UPDATE_RULES[options.name]([group for group in groups if group["params"]], options)
 
     def accumulate(self) -> None:
         """After each backward pass: moves gradients of half-precision parameters into float32 sums."""
@@ -70,13 +124,17 @@ class Optimizer:
         """Clips the gradient's global norm to `max_grad_norm`; returns the norm before."""
         return float(nn.utils.clip_grad_norm_(self._masters.values(), self._options.max_grad_norm))
 
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        self._rule.zero_grad(set_to_none=True)
+
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update at this learning rate; clears the gradients."""
-        for group in self._adamw.param_groups:
+        for group in self._rule.param_groups:
             group["lr"] = rate
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self._rule.step()
+        self.clear()
         for name, parameter in self._parameters.items():
             if self._masters[name] is not parameter:
                 parameter.copy_(self._masters[name])
@@ -85,12 +143,22 @@ class Optimizer:
         """Trained parameters by name, in float32."""
         return dict(self._masters)
 
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Puts weights of the same names and shapes into the masters and the model."""
+        for name, master in self._masters.items():
+            master.copy_(weights[name])
+            parameter = self._parameters[name]
+            if parameter is not master:
+                parameter.copy_(master)
+
     def state(self) -> dict[str, Tensor]:
-        """AdamW's moments and step counts, as `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
+        """What the rule remembers, as `NAME/KEY`; of AdamW `exp_avg`, `exp_avg_sq` and `step`. Whole numbers are int64
+        scalars."""
         return {
-            f"{name}/{key}": value
+            f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
             for name, master in self._masters.items()
-            for key, value in self._adamw.state[master].items()
+            for key, value in self._rule.state[master].items()
         }
 
     @torch.no_grad()
@@ -105,12 +173,18 @@ class Optimizer:
         if shapes != found:
             differing = sorted(set(shapes.items()) ^ set(found.items()))
             raise CheckpointError(f"the checkpoint is of another model: {differing[0][0]} differs")
+        self.set_weights(weights)
+        entries: dict[str, dict[str, Tensor]] = {name: {} for name in self._masters}
+        for place, value in state.items():
+            name, _, key = place.rpartition("/")
+            entries.setdefault(name, {})[key] = value
         for name, master in self._masters.items():
-            master.copy_(weights[name])
-            parameter = self._parameters[name]
-            if parameter is not master:
-                parameter.copy_(master)
-            entries = {key.rsplit("/", 1)[1]: value for key, value in state.items() if key.rsplit("/", 1)[0] == name}
-            if entries:
-                device = {key: "cpu" if key == "step" and not master.is_cuda else master.device for key in entries}
-                self._adamw.state[master] = {key: value.clone().to(device[key]) for key, value in entries.items()}
+            if entries[name]:
+                self._rule.state[master] = {key: _restored(key, v, master) for key, v in entries[name].items()}
+
+
+def _restored(key: str, value: Tensor, master: Tensor) -> Tensor | int:
+    if value.dtype == torch.int64:
+        return int(value)
+    # AdamW counts its steps on the CPU, but for the fused kernel of CUDA.
+    return value.clone().to("cpu" if key == "step" and not master.is_cuda else master.device)

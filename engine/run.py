@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ from posttrain.engine.data.mixing import check_shares
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
-from posttrain.engine.events import ExitRecord, Note, Phase, Progress
+from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
+from posttrain.engine.held_out import by_source, split_share
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
@@ -43,9 +44,11 @@ from posttrain.engine.models import (
     resolve_dtype,
     stop_ids_of,
 )
+from posttrain.engine.optim import check_update_rule
 from posttrain.engine.score import add_score_head, save_reward_model
-from posttrain.engine.spec import BuiltinTemplate, LoraAdapter, spec_digest
+from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, DatasetInput, ModelInput, TrainTask
+from posttrain.engine.trackers import tracked
 
 # Names that evals.runner took from here before the frame had a module of its own.
 _record_of, _stop_signal = record_of, stop_signal
@@ -62,8 +65,8 @@ def run_training(task: TrainTask, folder: Path) -> ExitRecord:
     """
 
     def work(events: Events, should_stop: ShouldStop) -> dict[str, Any]:
-        with _repeatable(task.spec.seed):
-            return _Attempt(task, folder, events, should_stop).run()
+        with _repeatable(task.spec.seed), tracked(task, folder, events) as emit:
+            return _Attempt(task, folder, emit, should_stop).run()
 
     record = run_attempt(folder, task.attempt, work)
     if record.status == "succeeded":
@@ -76,7 +79,7 @@ def run_training(task: TrainTask, folder: Path) -> ExitRecord:
 class _Attempt:
     task: TrainTask
     folder: Path
-    events: Events
+    events: Callable[[AnyEvent], None]
     should_stop: ShouldStop
     phase: str = "loading"
     told_s: float = 0.0
@@ -84,6 +87,7 @@ class _Attempt:
     def run(self) -> dict[str, Any]:
         spec, base = self.task.spec, self.task.base
         self._phase("loading")
+        check_update_rule(spec.optimizer, default_device())
         check_input(base)
         config, tokenizer = load_config(base), load_tokenizer(base)
         method = method_of(spec)
@@ -96,9 +100,8 @@ class _Attempt:
         if limit < spec.batch.max_tokens:
             self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context of {limit} is the limit")
         encoder = Encoder(tokenizer, template, stop_ids)
-        sources = [
-            method.arrange(self._encode(dataset, method, encoder, limit), limit) for dataset in self.task.datasets
-        ]
+        encoded = [self._encode(dataset, method, encoder, limit) for dataset in self.task.datasets]
+        sources, held_out = self._hold_out(encoded, method, encoder, limit)
         check_shares(
             [source.dataset for source in spec.data], list(map(len, sources)), [source.weight for source in spec.data]
         )
@@ -115,10 +118,17 @@ class _Attempt:
         models = Models(model, peft)
         if method.caches_reference:
             self._phase("reference")
-            method.prepare(sources, models, self._tell)
+            method.prepare(by_source(sources, held_out) if held_out else sources, models, self._tell)
 
         trainer = Trainer(
-            spec, method, models, sources, self.events, self.folder / CHECKPOINTS_FOLDER, self.should_stop
+            spec,
+            method,
+            models,
+            sources,
+            self.events,
+            self.folder / CHECKPOINTS_FOLDER,
+            self.should_stop,
+            held_out,
         )
         if self.task.resume_from:
             checkpoint, skipped = newest_sound(Path(self.task.resume_from), spec_digest(spec))
@@ -141,6 +151,7 @@ class _Attempt:
             "training_s": round(seconds, 3),
             "template_digest": template.digest,
             "num_trained_parameters": sum(parameter.numel() for _, parameter in model.trainable()),
+            **trainer.outcome(),
         }
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -190,6 +201,21 @@ class _Attempt:
         if num_cut:
             self._note(f"{dataset.ref}: {num_cut} rows were cut to {limit} tokens", "warning")
         return rows
+
+    def _hold_out(
+        self, sources: Sequence[list[AnyRow]], method: Method, encoder: Encoder, limit: int
+    ) -> tuple[list[Sequence[AnyRow]], list[AnyRow]]:
+        """The rows to train on by source, and those to be held out, arranged apart: neither knows of the other."""
+        options, held = self.task.spec.held_out, list[list[AnyRow]]()
+        if isinstance(options, HeldOutShare):
+            names = [dataset.ref for dataset in self.task.datasets]
+            sources, held = split_share(names, sources, options.ratio, self.task.spec.seed)
+            num_held = sum(map(len, held))
+            self._note(f"held out: {num_held} of {num_held + sum(map(len, sources))} rows")
+        elif isinstance(options, HeldOutData):
+            held = [self._encode(dataset, method, encoder, limit) for dataset in self.task.held_out]
+        arranged = [method.arrange(rows, limit) for rows in sources]
+        return arranged, [row for rows in held if rows for row in method.arrange(rows, limit)]
 
     # -- model ---------------------------------------------------------------------------------------------------------
 

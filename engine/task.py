@@ -67,6 +67,9 @@ class TrainTask(Option):
     spec: Annotated[TrainSpec, Field(discriminator="kind")]
     base: ModelInput
     datasets: list[DatasetInput]
+    held_out: list[DatasetInput] = Field(
+        default_factory=list, description="what spec.held_out names, if it names datasets"
+    )
     resume_from: str = Field(
         "", description="a checkpoint folder, of this job's earlier attempt; empty: start at step 0"
     )

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from posttrain.engine.events import ExitRecord, write_atomic
-from posttrain.engine.spec import EvaluateSpec, TrainSpec, VersionEvalTemplate, parse_spec
+from posttrain.engine.spec import EvaluateSpec, HeldOutData, TrainSpec, VersionEvalTemplate, parse_spec
 from posttrain.engine.task import ASSIGNMENT_FILE, OUTPUT_FOLDER, EvaluateTask, TrainTask, read_assignment
 from posttrain.evals.rows import ROWS_FILE
 from posttrain.registry import datasets, suites, versions
@@ -35,12 +35,14 @@ def prepare(core: Core, job: JobRecord, folder: Path) -> None:
 
 
 def _train_task(store: Store, job: JobRecord, spec: TrainSpec) -> TrainTask:
+    held_out = spec.held_out.datasets if isinstance(spec.held_out, HeldOutData) else []
     return TrainTask(
         job=job.id,
         attempt=job.attempt,
         spec=spec,
         base=versions.model_input(store, job.project, spec.base),
         datasets=[datasets.dataset_input(store, job.project, item.dataset, item.weight) for item in spec.data],
+        held_out=[datasets.dataset_input(store, job.project, ref, 1.0) for ref in held_out],
         resume_from=job.resume_from,
     )
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from posttrain.engine.checkpoint import find_checkpoints, read_checkpoint
 from posttrain.engine.errors import CheckpointError
-from posttrain.engine.events import AnyEvent, Phase, Progress, StepMetrics, read_events
+from posttrain.engine.events import (
+    HELD_OUT_PREFIX,
+    AnyEvent,
+    HeldOutMetrics,
+    Phase,
+    Progress,
+    StepMetrics,
+    read_events,
+)
 from posttrain.engine.task import CHECKPOINTS_FOLDER, LOG_FILE, OUTPUT_FOLDER
 from posttrain.evals.rows import ROWS_FILE
 
@@ -67,15 +75,19 @@ def read_some_events(path: Path, offset: int) -> tuple[list[AnyEvent], int]:
 
 
 def fold_progress(progress: dict[str, object], events: list[AnyEvent]) -> dict[str, object]:
-    """A job's progress after these events."""
-    now = dict(progress)
+    """A job's progress after these events. Held-out numbers stay until there are newer ones."""
+    now, values = dict(progress), dict[str, float](progress.get("values") or {})  # type: ignore[call-overload]
     for event in events:
         if isinstance(event, Phase):
             now.update(phase=event.phase, done=0, total=0, eta_s=-1.0)
         elif isinstance(event, Progress):
             now.update(phase=event.phase, done=event.done, total=event.total, eta_s=event.eta_s)
         elif isinstance(event, StepMetrics):
-            now.update(done=event.step, total=event.total_steps, eta_s=event.eta_s, values=dict(event.values))
+            values = {name: value for name, value in values.items() if name.startswith(HELD_OUT_PREFIX)} | event.values
+            now.update(done=event.step, total=event.total_steps, eta_s=event.eta_s, values=values)
+        elif isinstance(event, HeldOutMetrics):
+            values = values | event.values
+            now.update(values=values)
     return now
 
 

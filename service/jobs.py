@@ -15,6 +15,7 @@ from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
+    HeldOutData,
     OwnTemplate,
     ThenGate,
     TrainSpec,
@@ -90,6 +91,14 @@ class References:
             self.wrong(field, f"{record.ref} has rows of format {record.format}; {kind} reads {' or '.join(needed)}")
         return record.ref
 
+    def held_out(self, refs: list[str], trained_on: set[str], kind: str, needed: tuple[Format, ...]) -> list[str]:
+        field = "held_out.datasets"
+        pinned = [self.dataset(f"{field}[{index}]", ref, kind, needed) for index, ref in enumerate(refs)]
+        for index, ref in enumerate(pinned):
+            if ref in trained_on or ref in pinned[:index]:
+                self.wrong(f"{field}[{index}]", f"{ref} is {'trained on' if ref in trained_on else 'listed twice'}")
+        return pinned
+
     def suites(self, field: str, names: list[str]) -> None:
         for index, name in enumerate(names):
             try:
@@ -156,6 +165,10 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> Any
                 for index, item in enumerate(spec.data)
             ],
         }
+        if isinstance(spec.held_out, HeldOutData):
+            trained_on = {item.dataset for item in changes["data"]}
+            refs = check.held_out(spec.held_out.datasets, trained_on, spec.kind, needed)
+            changes["held_out"] = spec.held_out.model_copy(update={"datasets": refs})
         if isinstance(spec.template, OwnTemplate):
             check.has_template("base", spec.base)
         if isinstance(spec.then, ThenGate):

@@ -70,6 +70,7 @@ def test_every_dependency_is_pinned_exactly_once() -> None:
 LIGHT = {
     "posttrain.engine.spec": ("torch", "transformers"),
     "posttrain.engine.task": ("torch", "transformers"),
+    "posttrain.engine.trackers": ("torch", "transformers", "tensorboard", "mlflow"),
     "posttrain.engine.data.validate": ("torch", "transformers"),
     "posttrain.engine.checkers": ("torch", "transformers"),
     "posttrain.evals.rows": ("torch", "transformers", "lm_eval"),

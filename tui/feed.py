@@ -223,7 +223,9 @@ class Feed:
             if page.points:
                 for point in page.points:
                     known = followed.points.get(point.step)
-                    if known is None or known.attempt <= point.attempt:
+                    if known is not None and known.attempt == point.attempt:
+                        known.values.update(point.values)  # held-out numbers are a point of their own
+                    elif known is None or known.attempt < point.attempt:
                         followed.points[point.step] = point
                 self._publish(lambda: MetricsChanged(name))
             if len(page.points) < METRIC_PAGE:

@@ -14,6 +14,7 @@ import click
 from posttrain.service.cli.text import clean, one_line, seconds
 
 PLAIN_EVERY_S: Final = 10.0
+SHOWN: Final = {"loss", "held_out_loss", "tokens_per_s"}  # of a job's numbers
 
 
 class Progress(Protocol):
@@ -74,9 +75,7 @@ def _amount(done: float, total: float) -> str:
 
 def _extra(eta_s: float, values: Mapping[str, float] | None) -> str:
     parts = [f"ETA {seconds(eta_s)}"] if math.isfinite(eta_s) and eta_s >= 0 else []
-    parts += [
-        f"{name} {value:.4g}" for name, value in sorted((values or {}).items()) if name in {"loss", "tokens_per_s"}
-    ]
+    parts += [f"{name} {value:.4g}" for name, value in sorted((values or {}).items()) if name in SHOWN]
     return "  " + "  ".join(parts) if parts else ""
 
 

@@ -20,6 +20,7 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "output": "my-model",
     "version": "my-model@1",
     "dataset": "my-data@1",
+    "datasets": ["my-held-out@1"],
     "suites": ["instruction_following"],
 }
 _BASE_WITH_TEMPLATE: Final = "tiny-instruct@1"

@@ -36,7 +36,7 @@ POLL_S = 0.05
 # All that a worker gets of the service's environment: what Python, torch and a GPU need, and no credentials.
 PASSED_VARIABLES = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_HOME",
-    "CUDA_VISIBLE_DEVICES", "HF_HOME", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES", "HF_HOME", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "MLFLOW_TRACKING_URI",
 )  # fmt: skip
 
 

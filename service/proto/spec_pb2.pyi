@@ -107,7 +107,7 @@ class Duration(_message.Message):
     def __init__(self, epochs: _Optional[_Union[EpochsDuration, _Mapping]] = ..., steps: _Optional[_Union[StepsDuration, _Mapping]] = ...) -> None: ...
 
 class OptimizerOptions(_message.Message):
-    __slots__ = ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm", "schedule", "warmup_ratio", "final_ratio")
+    __slots__ = ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm", "schedule", "warmup_ratio", "final_ratio", "name")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     BETA1_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class OptimizerOptions(_message.Message):
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     WARMUP_RATIO_FIELD_NUMBER: _ClassVar[int]
     FINAL_RATIO_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     weight_decay: float
     beta1: float
@@ -126,7 +127,8 @@ class OptimizerOptions(_message.Message):
     schedule: str
     warmup_ratio: float
     final_ratio: float
-    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., schedule: _Optional[str] = ..., warmup_ratio: _Optional[float] = ..., final_ratio: _Optional[float] = ...) -> None: ...
+    name: str
+    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., schedule: _Optional[str] = ..., warmup_ratio: _Optional[float] = ..., final_ratio: _Optional[float] = ..., name: _Optional[str] = ...) -> None: ...
 
 class CheckpointOptions(_message.Message):
     __slots__ = ("every_steps", "keep")
@@ -158,8 +160,80 @@ class Then(_message.Message):
     gate: ThenGate
     def __init__(self, register: _Optional[_Union[ThenNothing, _Mapping]] = ..., gate: _Optional[_Union[ThenGate, _Mapping]] = ...) -> None: ...
 
+class NoHeldOut(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HeldOutShare(_message.Message):
+    __slots__ = ("every_steps", "patience", "min_delta", "keep_best", "save", "ratio")
+    EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    MIN_DELTA_FIELD_NUMBER: _ClassVar[int]
+    KEEP_BEST_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    every_steps: int
+    patience: int
+    min_delta: float
+    keep_best: int
+    save: str
+    ratio: float
+    def __init__(self, every_steps: _Optional[int] = ..., patience: _Optional[int] = ..., min_delta: _Optional[float] = ..., keep_best: _Optional[int] = ..., save: _Optional[str] = ..., ratio: _Optional[float] = ...) -> None: ...
+
+class HeldOutData(_message.Message):
+    __slots__ = ("every_steps", "patience", "min_delta", "keep_best", "save", "datasets")
+    EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    MIN_DELTA_FIELD_NUMBER: _ClassVar[int]
+    KEEP_BEST_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    every_steps: int
+    patience: int
+    min_delta: float
+    keep_best: int
+    save: str
+    datasets: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, every_steps: _Optional[int] = ..., patience: _Optional[int] = ..., min_delta: _Optional[float] = ..., keep_best: _Optional[int] = ..., save: _Optional[str] = ..., datasets: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class HeldOut(_message.Message):
+    __slots__ = ("none", "share", "data")
+    NONE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    none: NoHeldOut
+    share: HeldOutShare
+    data: HeldOutData
+    def __init__(self, none: _Optional[_Union[NoHeldOut, _Mapping]] = ..., share: _Optional[_Union[HeldOutShare, _Mapping]] = ..., data: _Optional[_Union[HeldOutData, _Mapping]] = ...) -> None: ...
+
+class NoAveraging(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EmaAveraging(_message.Message):
+    __slots__ = ("decay",)
+    DECAY_FIELD_NUMBER: _ClassVar[int]
+    decay: float
+    def __init__(self, decay: _Optional[float] = ...) -> None: ...
+
+class Averaging(_message.Message):
+    __slots__ = ("none", "ema")
+    NONE_FIELD_NUMBER: _ClassVar[int]
+    EMA_FIELD_NUMBER: _ClassVar[int]
+    none: NoAveraging
+    ema: EmaAveraging
+    def __init__(self, none: _Optional[_Union[NoAveraging, _Mapping]] = ..., ema: _Optional[_Union[EmaAveraging, _Mapping]] = ...) -> None: ...
+
+class MemoryOptions(_message.Message):
+    __slots__ = ("gradient_checkpointing", "offload_activations")
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _ClassVar[int]
+    OFFLOAD_ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    gradient_checkpointing: bool
+    offload_activations: bool
+    def __init__(self, gradient_checkpointing: _Optional[bool] = ..., offload_activations: _Optional[bool] = ...) -> None: ...
+
 class IftSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss_on")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "loss_on")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +246,10 @@ class IftSpec(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TRACKERS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_ON_FIELD_NUMBER: _ClassVar[int]
@@ -187,13 +265,17 @@ class IftSpec(_message.Message):
     optimizer: OptimizerOptions
     batch: BatchOptions
     checkpoint: CheckpointOptions
+    held_out: HeldOut
+    averaging: Averaging
+    memory: MemoryOptions
+    trackers: _containers.RepeatedScalarFieldContainer[str]
     then: Then
     template: TrainTemplate
     loss_on: str
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
 
 class SftSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss_on")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "loss_on")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +288,10 @@ class SftSpec(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TRACKERS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_ON_FIELD_NUMBER: _ClassVar[int]
@@ -221,10 +307,14 @@ class SftSpec(_message.Message):
     optimizer: OptimizerOptions
     batch: BatchOptions
     checkpoint: CheckpointOptions
+    held_out: HeldOut
+    averaging: Averaging
+    memory: MemoryOptions
+    trackers: _containers.RepeatedScalarFieldContainer[str]
     then: Then
     template: TrainTemplate
     loss_on: str
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
 
 class DpoSigmoidLoss(_message.Message):
     __slots__ = ("beta",)
@@ -303,7 +393,7 @@ class DpoLoss(_message.Message):
     def __init__(self, sigmoid: _Optional[_Union[DpoSigmoidLoss, _Mapping]] = ..., hinge: _Optional[_Union[DpoHingeLoss, _Mapping]] = ..., ipo: _Optional[_Union[DpoIpoLoss, _Mapping]] = ..., robust: _Optional[_Union[DpoRobustLoss, _Mapping]] = ..., sigmoid_norm: _Optional[_Union[DpoSigmoidNormLoss, _Mapping]] = ..., simpo: _Optional[_Union[SimpoLoss, _Mapping]] = ..., orpo: _Optional[_Union[OrpoLoss, _Mapping]] = ..., kto: _Optional[_Union[KtoLoss, _Mapping]] = ...) -> None: ...
 
 class DpoSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss", "reference", "nll_weight")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "loss", "reference", "nll_weight")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +406,10 @@ class DpoSpec(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TRACKERS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -333,15 +427,19 @@ class DpoSpec(_message.Message):
     optimizer: OptimizerOptions
     batch: BatchOptions
     checkpoint: CheckpointOptions
+    held_out: HeldOut
+    averaging: Averaging
+    memory: MemoryOptions
+    trackers: _containers.RepeatedScalarFieldContainer[str]
     then: Then
     template: TrainTemplate
     loss: DpoLoss
     reference: str
     nll_weight: float
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss: _Optional[_Union[DpoLoss, _Mapping]] = ..., reference: _Optional[str] = ..., nll_weight: _Optional[float] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss: _Optional[_Union[DpoLoss, _Mapping]] = ..., reference: _Optional[str] = ..., nll_weight: _Optional[float] = ...) -> None: ...
 
 class RewardSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "template", "centring")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "template", "centring")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -354,6 +452,10 @@ class RewardSpec(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TRACKERS_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     CENTRING_FIELD_NUMBER: _ClassVar[int]
     display_name: str
@@ -368,9 +470,13 @@ class RewardSpec(_message.Message):
     optimizer: OptimizerOptions
     batch: BatchOptions
     checkpoint: CheckpointOptions
+    held_out: HeldOut
+    averaging: Averaging
+    memory: MemoryOptions
+    trackers: _containers.RepeatedScalarFieldContainer[str]
     template: TrainTemplate
     centring: float
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., centring: _Optional[float] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., centring: _Optional[float] = ...) -> None: ...
 
 class OwnEvalTemplate(_message.Message):
     __slots__ = ()

@@ -81,9 +81,8 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
         self, request: jobs_pb2.ListJobMetricsRequest, context: Any
     ) -> jobs_pb2.ListJobMetricsResponse:
         project, job = names.parse(request.parent, names.JOB, field="parent")
-        page = await self._core.read(
-            lambda tx: tx.list_events(project, job, ("metrics",), request.page_size, request.page_token, follow=True)
-        )
+        types, size, token = ("metrics", "held_out"), request.page_size, request.page_token
+        page = await self._core.read(lambda tx: tx.list_events(project, job, types, size, token, follow=True))
         points = [views.metric_message(event) for event in page.items]
         return jobs_pb2.ListJobMetricsResponse(points=points, next_page_token=page.next_page_token)
 

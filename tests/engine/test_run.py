@@ -445,6 +445,53 @@ def test_rows_that_are_too_long_are_left_out_and_counted_if_that_is_asked_for(tm
     assert (record.code, record.message) == ("EMPTY_DATASET", "data@1: all 1 rows are longer than 100 tokens")
 
 
+def guilty_of(message: str) -> str:
+    return message.partition("; not finite alone: ")[2]
+
+
+@pytest.mark.parametrize("place", ["loss", "gradient"])
+def test_of_a_batch_the_row_is_named_whose_own_loss_or_gradient_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    plain = SftMethod.loss
+
+    def broken(self: SftMethod, batch: Any, models: Any, window: Any) -> Any:
+        share, metrics = plain(self, batch, models, window)
+        if not {row.number for row in batch.rows} & {7, 9}:
+            return share, metrics
+        if place == "gradient":
+            share.register_hook(lambda gradient: gradient * float("inf"))
+            return share, metrics
+        return share * float("nan"), metrics
+
+    monkeypatch.setattr(SftMethod, "loss", broken)
+    batch = {"num_rows": 24, "micro_tokens": 4096, "max_tokens": 128}
+    record = failed(make_task(tmp_path, "sft", batch=batch), tmp_path / "a1")
+    assert record.code == NonFiniteError.code
+    assert "and 16 more" in record.message
+    assert sorted(guilty_of(record.message).split(", ")) == ["data@1 row 7", "data@1 row 9"]
+
+
+@pytest.mark.parametrize("alone", ["fine", "impossible"])
+def test_if_no_row_alone_is_guilty_the_batch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: str
+) -> None:
+    plain = SftMethod.loss
+
+    def broken(self: SftMethod, batch: Any, models: Any, window: Any) -> Any:
+        if len(batch.rows) == 1 and alone == "impossible":
+            raise ValueError("pairs are needed")
+        share, metrics = plain(self, batch, models, window)
+        return share * (1.0 if len(batch.rows) == 1 else float("nan")), metrics
+
+    monkeypatch.setattr(SftMethod, "loss", broken)
+    record = failed(make_task(tmp_path, "sft", batch={"num_rows": 4, "micro_tokens": 4096}), tmp_path / "a1")
+    assert record.code == NonFiniteError.code
+    assert record.message.count("data@1 row ") == 4
+    assert guilty_of(record.message) == ""
+    assert ("a row alone cannot be tried: pairs are needed" in record.message) == (alone == "impossible")
+
+
 def test_overlong_rows(tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": "dog " * 60}, {"role": "assistant", "content": "fox " * 60}]}
     task = make_task(tmp_path, "sft", rows=[*rows_of(5), long], batch={"num_rows": 2, "max_tokens": 200})

@@ -18,6 +18,7 @@ from posttrain.engine.events import (
     CheckpointSaved,
     EventWriter,
     ExitRecord,
+    HeldOutMetrics,
     Phase,
     Resumed,
     StepMetrics,
@@ -60,6 +61,9 @@ def train(task: TrainTask, folder: Path, events: EventWriter, script: dict[str, 
     for step in range(first + 1, total + 1):
         time.sleep(float(script.get("delay", 0)))
         events.write(StepMetrics(step=step, total_steps=total, values={"loss": 1 / step, "tokens_per_s": 100.0}))
+        if step % int(script.get("heldout", total + 1)) == 0:
+            values = {"held_out_loss": 2 / step}
+            events.write(HeldOutMetrics(step=step, total_steps=total, values=values, num_rows=3, is_best=True))
         if step % int(script.get("every", 5)) == 0:
             save(folder / CHECKPOINTS_FOLDER / f"step-{step:08d}", step, task)
             events.write(CheckpointSaved(step=step, path=f"checkpoints/step-{step:08d}"))

@@ -653,9 +653,9 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[
     progress = PlainProgress(clock=lambda: now[0])
     for step in range(31):
         now[0] = float(step)
-        progress.update("ift j1 training", step, 30, 30 - step, {"loss": 1.23456, "grad_norm": 2})
+        progress.update("ift j1 training", step, 30, 30 - step, {"loss": 1.23456, "grad_norm": 2, "held_out_loss": 1.5})
     progress.finish("ift j1 training")
     progress.finish("ift j1 training")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[3] for line in lines] == ["0/30", "10/30", "20/30", "30/30"]
-    assert lines[1] == "ift j1 training: 10/30 (33%)  ETA 20s  loss 1.235"
+    assert lines[1] == "ift j1 training: 10/30 (33%)  ETA 20s  held_out_loss 1.5  loss 1.235"

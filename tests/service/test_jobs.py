@@ -45,6 +45,15 @@ def test_a_job_runs_to_its_end(shared: Server) -> None:
     assert later.next_page_token == rest.next_page_token
 
 
+def test_held_out_numbers_are_points_of_their_own_and_stay_in_the_progress(shared: Server) -> None:
+    job = submit(shared, train_spec("steps=5 heldout=2"))
+    done = shared.until(job.name, "SUCCEEDED")
+    points = shared.jobs.ListJobMetrics(jobs_pb2.ListJobMetricsRequest(parent=job.name)).points
+    assert [p.step for p in points] == [1, 2, 2, 3, 4, 4, 5]
+    assert dict(points[2].values) == {"held_out_loss": 2 / 2}
+    assert dict(done.progress.values) == {"loss": 1 / 5, "tokens_per_s": 100.0, "held_out_loss": 2 / 4}
+
+
 def test_the_same_request_is_the_same_job(shared: Server) -> None:
     first = submit(shared, train_spec("steps=2"), request_id="req-1")
     before = count(shared)
@@ -85,6 +94,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (train_spec(adapter={"type": "lora", "rank": 0}), "adapter.rank", "greater than or equal"),
     (train_spec(duration={"type": "epochs", "num_epochs": 0.0}), "duration.num_epochs", "greater than 0"),
     (train_spec(optimizer={"learning_rate": float("nan")}), "optimizer.learning_rate", ""),
+    (train_spec(optimizer={"name": "adafactor", "beta1": 0.5}), "optimizer", "beta1: AdamW's"),
+    (train_spec(held_out={"type": "data", "datasets": ["none@1"]}), "held_out.datasets[0]", "none@1"),
+    (train_spec(held_out={"type": "data", "datasets": ["sums@1"]}), "held_out.datasets[0]", "sums@1 is trained on"),
+    (train_spec(held_out={"type": "data", "datasets": []}), "held_out.datasets", "required"),
+    (train_spec(held_out={"type": "share", "ratio": 1.0}), "held_out.ratio", "less than 1"),
+    (train_spec(trackers=["http://elsewhere"]), "trackers[0]", "tensorboard"),
     (train_spec(dtype="float16"), "dtype", "float32"),
     (train_spec(display_name="red \x1b[31m"), "display_name", "U+001B"),
     (train_spec(display_name="\u202eevil"), "display_name", "U+202E"),

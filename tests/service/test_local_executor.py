@@ -191,7 +191,9 @@ async def test_a_worker_that_cannot_start_leaves_no_lock(tmp_path: Path) -> None
 def test_no_secret_reaches_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "POSTTRAIN_TOKEN", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
     environment = worker_environment(3)
+    assert environment["MLFLOW_TRACKING_URI"] == "http://tracking.example:5000"  # the operator's, never a job's
     assert "secret" not in environment.values()
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["OMP_NUM_THREADS"] == "3"

@@ -158,6 +158,19 @@ async def test_a_later_attempt_replaces_the_steps_that_it_repeats(open_ui: Any, 
         assert [ui.app.feed.followed.points[step].attempt for step in (40, 41, 50, 60)] == [1, 2, 2, 2]
 
 
+async def test_held_out_numbers_join_the_step_that_they_belong_to(open_ui: Any, server: FakeServer) -> None:
+    name = "projects/default/jobs/one"
+    held_out = jobs_pb2.MetricPoint(step=2, attempt=1, values={"held_out_loss": 0.5})
+    server.points[name] = [*records.metrics(3), held_out]
+    async with open_ui() as ui:
+        await ui.open("j", "enter", screen="JobScreen")
+        await ui.until(lambda: len(ui.app.feed.followed.points) == 3, "points")
+        values = ui.app.feed.followed.points[2].values
+        assert values["held_out_loss"] == 0.5
+        assert values["loss"] == records.metrics(3)[1].values["loss"]
+        assert "held_out_loss" not in ui.app.feed.followed.points[1].values
+
+
 async def test_a_server_that_is_away_at_the_start_is_shown_and_found_later(server: FakeServer) -> None:
     from posttrain.tui.app import PosttrainApp
 
