@@ -120,16 +120,8 @@ class _Attempt:
             self._phase("reference")
             method.prepare(by_source(sources, held_out) if held_out else sources, models, self._tell)
 
-        trainer = Trainer(
-            spec,
-            method,
-            models,
-            sources,
-            self.events,
-            self.folder / CHECKPOINTS_FOLDER,
-            self.should_stop,
-            held_out,
-        )
+        checkpoints = self.folder / CHECKPOINTS_FOLDER
+        trainer = Trainer(spec, method, models, sources, self.events, checkpoints, self.should_stop, held_out)
         if self.task.resume_from:
             checkpoint, skipped = newest_sound(Path(self.task.resume_from), spec_digest(spec))
             for reason in skipped:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain.engine.spec import parse_spec, spec_digest
+from posttrain.engine.task import TASK, TrainTask
 from posttrain.service.convert import spec_to_proto
 from posttrain.service.proto import datasets_pb2, jobs_pb2, spec_pb2
 
@@ -52,6 +53,20 @@ def test_held_out_numbers_are_points_of_their_own_and_stay_in_the_progress(share
     assert [p.step for p in points] == [1, 2, 2, 3, 4, 4, 5]
     assert dict(points[2].values) == {"held_out_loss": 2 / 2}
     assert dict(done.progress.values) == {"loss": 1 / 5, "tokens_per_s": 100.0, "held_out_loss": 2 / 4}
+
+
+def test_held_out_datasets_are_pinned_and_handed_to_the_worker(shared: Server) -> None:
+    version = upload(shared, b'{"prompt": "q", "completion": "a"}\n', "apart")
+    shared.datasets.SealDataset(datasets_pb2.SealDatasetRequest(name=version.name))
+    held_out = {"type": "data", "datasets": ["apart@latest"], "every_steps": 7}
+    job = submit(shared, train_spec("steps=1", held_out=held_out))
+    assert list(job.spec.sft.held_out.data.datasets) == ["apart@1"]
+    shared.until(job.name, "SUCCEEDED")
+    (path,) = (shared.home / "jobs" / job.name.rpartition("/")[2]).glob("attempts/1/assignment.json")
+    task = TASK.validate_json(path.read_bytes())
+    assert isinstance(task, TrainTask)
+    assert [(item.ref, item.sha256) for item in task.held_out] == [("apart@1", version.sha256)]
+    assert [item.ref for item in task.datasets] == ["sums@1"]
 
 
 def test_the_same_request_is_the_same_job(shared: Server) -> None:
