@@ -126,7 +126,9 @@ class Trainer:
             done, is_best = self._counters.step, self._evaluate()
             is_over = self._is_over()
             is_stopping = not is_over and self.should_stop()
-            if done > first and (is_stopping or (not is_over and (is_best or done % every == 0))):
+            is_due = is_stopping or (done % every == 0 and not is_over)
+            # What was resumed from is not written again, unless an evaluation that was made up for shows it to be best.
+            if (is_best and not is_over) or (done > first and is_due):
                 self._save()
             if is_stopping:
                 raise CancelledError(f"stopped after step {done} of {total}")

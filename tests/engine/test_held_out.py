@@ -377,9 +377,10 @@ def test_resumed_equals_uninterrupted_with_all_of_it(
 def test_an_evaluation_that_a_stop_cut_short_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    """Also the one after the last step."""
-    task = make_task(tmp_path, "sft", held_out=SHARE)
-    succeeded(task, tmp_path / "whole")
+    """Also the one after the last step; and step 4's weights are kept as the best then, in the resuming attempt."""
+    rigged(monkeypatch, {2: 9.0, 4: 1.0, 6: 2.0})
+    task = make_task(tmp_path, "sft", held_out={**SHARE, "save": "best"})
+    assert succeeded(task, tmp_path / "whole").summary["saved_step"] == 4
     plain = loop_module.measure
 
     def measure(*arguments: Any) -> Any:
