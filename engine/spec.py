@@ -47,7 +47,9 @@ class DataSource(Option):
 
 class BuiltinTemplate(Option):
     type: Literal["builtin"] = "builtin"
-    name: Literal["chatml"] = Field(default="chatml", description="a chat template that this package ships")
+    name: Literal["chatml", "llama3", "zephyr", "phi", "gemma", "mistral"] = Field(
+        default="chatml", description="a chat template that this package ships"
+    )
 
 
 class OwnTemplate(Option):
