@@ -12,6 +12,7 @@ from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.packing import Batch, collate
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import TemplateError
+from posttrain.engine.events import Note
 from posttrain.engine.methods.base import Models, Told, Window
 from posttrain.engine.models import own_template
 from posttrain.engine.spec import BuiltinTemplate, TrainSpec
@@ -43,6 +44,9 @@ class ChatMethod(Generic[Spec]):
                 hint="train it with kind: ift first, or set template: {type: builtin, name: chatml}",
             )
         return template, []
+
+    def report(self, source: str) -> list[Note]:
+        return []
 
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> Sequence[AnyRow]:
         return rows

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
 from posttrain.engine.data.builtin import BUILTIN
 from posttrain.engine.data.encode import Encoder
@@ -14,10 +16,11 @@ from posttrain.engine.data.examples import Example
 from posttrain.engine.data.template import ChatTemplate, builtin_template
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.methods import METHODS
-from posttrain.engine.models import own_template
+from posttrain.engine.models import load, load_tokenizer, own_template
 from posttrain.engine.spec import BuiltinTemplate, parse_spec
 from posttrain.evals.prompts import turn_marks
-from tests.engine.tiny import END, tiny_tokenizer
+from tests.engine.test_run import LORA, succeeded
+from tests.engine.tiny import END, make_task, tiny_tokenizer
 
 TOOLS = [{"name": "f", "description": "d", "parameters": {"type": "object"}}]
 TALK: list[dict[str, Any]] = [
@@ -170,3 +173,24 @@ def test_a_template_written_for_bare_tools_and_calls_still_works() -> None:
         "{% endfor %}"
     )
     assert ChatTemplate(text).render(TALK, TOOLS) == 'f:d:{"type": "object"}f{"x": "é"}f{}'
+
+
+@pytest.mark.parametrize(("name", "adapter"), [("mistral", {"type": "full"}), ("llama3", LORA)])
+def test_an_attempt_trains_and_saves_the_templates_tokens(tmp_path: Path, name: str, adapter: dict[str, Any]) -> None:
+    """Rows of all of its tokens move, under LoRA too; the output stops at its stop token and asks as it was trained."""
+    steps = {"duration": {"type": "steps", "max_steps": 2}, "optimizer": {"learning_rate": 1e-2}}
+    task = make_task(tmp_path, "ift", template={"type": "builtin", "name": name}, adapter=adapter, **steps)
+    record = succeeded(task, tmp_path / "a1")
+    is_lora = adapter["type"] == "lora"
+    output = str(tmp_path / "a1" / "output")
+    parts = {"adapters": [output]} if is_lora else {"path": output}
+    loaded = load(task.base.model_copy(update=parts), "float32")
+    made = loaded.tokenizer if not is_lora else load_tokenizer(task.base.model_copy(update={"path": output}))
+    saved = own_template(made)
+    assert saved is not None
+    assert saved.digest == record.summary["template_digest"]
+    assert made.eos_token == BUILTIN[name].stop_token
+    assert made.eos_token_id in loaded.stop_ids
+    ids = made.convert_tokens_to_ids(list(BUILTIN[name].tokens))
+    rows = loaded.model.module.get_input_embeddings().weight[ids]
+    assert torch.pdist(rows).min() > 0, "each token has a row of its own"
