@@ -164,14 +164,18 @@ class _Attempt:
         with open(path, "rb") as file:
             num_lines = sum(1 for _ in file)
         for num_read, (number, example) in enumerate(iter_examples(path, dataset.format), start=1):
+            self._tell(num_read, num_lines)
             row = method.encode(example, encoder, dataset.ref, number)
+            if row is None:
+                continue
             kept = fit(row, limit, self.task.spec.batch.overlong)
             if kept is None:
                 overlong.append(row)
             else:
                 rows.append(kept)
                 num_cut += kept.longest < row.longest
-            self._tell(num_read, num_lines)
+        for note in method.report(dataset.ref):
+            self.events(note)
         if overlong and self.task.spec.batch.overlong == "skip":
             self._note(f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens and left out", "warning")
             if not rows:

@@ -47,7 +47,9 @@ class DataSource(Option):
 
 class BuiltinTemplate(Option):
     type: Literal["builtin"] = "builtin"
-    name: Literal["chatml"] = Field(default="chatml", description="a chat template that this package ships")
+    name: Literal["chatml", "llama3", "zephyr", "phi", "gemma", "mistral"] = Field(
+        default="chatml", description="a chat template that this package ships"
+    )
 
 
 class OwnTemplate(Option):
@@ -283,6 +285,26 @@ class SftSpec(TrainCommon):
     )
 
 
+class ToolUseSpec(TrainCommon):
+    """Tool-use tuning: supervised fine-tuning on calls and final answers, each call checked against its tool."""
+
+    kind: Literal["tool_use"] = "tool_use"
+    template: TrainTemplate = Field(default_factory=OwnTemplate)
+    loss_on: Literal["all_turns", "last_turn"] = Field(
+        default="all_turns", description="which assistant turns are trained"
+    )
+    call_format: Literal["template", "hermes", "llama3", "openai"] = Field(
+        default="template",
+        description="how calls are written: as the chat template does, or in a format that is made part of it",
+    )
+    on_bad_call: Literal["fail", "skip"] = Field(
+        default="fail", description="what a row with a wrong call does: fail the job, or be left out and counted"
+    )
+    require_tools: bool = Field(
+        default=True, description="refuse rows that offer no tools; false trains them as ordinary conversations"
+    )
+
+
 class DpoOptimizerOptions(OptimizerOptions):
     learning_rate: Positive = Field(default=5e-7, description="peak; about ten times higher for LoRA")
     warmup_ratio: Fraction = Field(default=0.1, description="share of the steps in which the rate rises from 0")
@@ -451,7 +473,7 @@ class EvaluateSpec(JobCommon):
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
 
 
-TrainSpec = IftSpec | SftSpec | DpoSpec | RewardSpec
+TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec
 AnySpec = TrainSpec | EvaluateSpec
 JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 
@@ -459,6 +481,7 @@ JOB_SPEC: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
 KINDS: dict[str, type[Option]] = {
     "ift": IftSpec,
     "sft": SftSpec,
+    "tool_use": ToolUseSpec,
     "dpo": DpoSpec,
     "reward": RewardSpec,
     "evaluate": EvaluateSpec,

@@ -49,6 +49,8 @@ class Encoder:
         self._forged = re.compile("|".join([*map(re.escape, spellings), _RESERVED]))
         self._sentinel = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
         self._newline = self._encode("\n")
+        self._spellings = spellings
+        self._opened: set[tuple[Any, ...]] = set()
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Ids of the conversation up to where the assistant's next turn begins.
@@ -138,6 +140,16 @@ class Encoder:
         num_turns = sum(message["role"] == "assistant" for message in messages)
         if len(spans) != num_turns:
             raise TemplateError(f"the template marks {len(spans)} generation blocks in {num_turns} assistant turns")
+        # The marks say what is trained, not what it is asked for; conversations of the same roles are opened alike.
+        shape = (*(message["role"] for message in messages), bool(tools))
+        if shape not in self._opened:
+            if text[: spans[-1][0]] != self._template.render(messages[:-1], tools, add_generation_prompt=True):
+                raise TemplateError(
+                    "the template's generation prompt is not what stands before its last generation block, so what is "
+                    "trained would not be what is asked for",
+                    hint="let {% generation %} begin where the generation prompt ends",
+                )
+            self._opened.add(shape)
         return text, spans[-len(turns) :]
 
     def _prefix_spans(
@@ -148,6 +160,9 @@ class Encoder:
         for i in turns:
             before = self._template.render(messages[:i], tools, add_generation_prompt=True)
             after = self._template.render(messages[: i + 1], tools)
+            if not whole.startswith(after):
+                # Phi-3's ends each conversation with a token of its own.
+                after = after.removesuffix(next(filter(after.endswith, self._spellings), ""))
             if not after.startswith(before) or not whole.startswith(after):
                 raise TemplateError(
                     f"the template renders turn {i + 1} differently when it is generated than when it is read back, "
@@ -175,8 +190,8 @@ class Encoder:
                     f"and none of the stop tokens {self._stop_names()} is in it, so the model would never stop",
                     hint="put the end-of-turn token into the generation block, or use the built-in template chatml",
                 )
-            # What a template writes after the stop token is never generated.
-            is_target.extend(b"\1" * (stops[-1] + 1) + bytes(len(turn) - stops[-1] - 1))
+            # What a template writes after the first stop token is never generated.
+            is_target.extend(b"\1" * (stops[0] + 1) + bytes(len(turn) - stops[0] - 1))
             position = end
         used = is_target.rindex(1) + 1  # what follows the last trained token need not be computed
         return Row(array("i", ids[:used]), bytes(is_target[:used]), source, number)
@@ -246,7 +261,7 @@ class Encoder:
             if isinstance(item, str):
                 return self._forged.sub(stand_in, item)
             if isinstance(item, dict):
-                return {key: walk(inner) for key, inner in item.items()}
+                return {walk(key): walk(inner) for key, inner in item.items()}
             if isinstance(item, list | tuple):
                 return [walk(inner) for inner in item]
             return item

@@ -52,6 +52,7 @@ OPTIONAL: dict[Format, tuple[str, ...]] = {
 FORMATS_OF_KIND: dict[str, tuple[Format, ...]] = {
     "ift": CONVERSATIONS,
     "sft": CONVERSATIONS,
+    "tool_use": CONVERSATIONS,
     "dpo": ("preference",),
     "reward": ("preference",),
 }

@@ -8,11 +8,13 @@ from posttrain.engine.methods.ift import IftMethod
 from posttrain.engine.methods.kto import KtoMethod
 from posttrain.engine.methods.reward import RewardMethod
 from posttrain.engine.methods.sft import SftMethod
+from posttrain.engine.methods.tool_use import ToolUseMethod
 from posttrain.engine.spec import DpoSpec, KtoLoss, TrainSpec
 
 METHODS: dict[str, type[Any]] = {
     "ift": IftMethod,
     "sft": SftMethod,
+    "tool_use": ToolUseMethod,
     "dpo": DpoMethod,
     "dpo/kto": KtoMethod,
     "reward": RewardMethod,

@@ -15,6 +15,7 @@ from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.examples import AnyExample
 from posttrain.engine.data.packing import Batch
 from posttrain.engine.data.template import ChatTemplate
+from posttrain.engine.events import Note
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import TrainSpec
 
@@ -67,7 +68,17 @@ class Method(Protocol):
         """The chat template that is trained and saved, and ids of tokens whose rows the base has not learnt."""
         ...
 
-    def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> AnyRow: ...
+    def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> AnyRow | None:
+        """The row, or None if it is left out; `report` says how many were, or refuses the source for them."""
+        ...
+
+    def report(self, source: str) -> list[Note]:
+        """What is to be said of a source once its last row was given to `encode`.
+
+        Raises:
+            DataError: rows of it cannot be used; names the first ones.
+        """
+        ...
 
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> Sequence[AnyRow]:
         """What becomes of one source's rows once all of them are known; as many, in the same order."""

@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 
+from posttrain.engine.data.builtin import BUILTIN
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.packing import Batch, collate
-from posttrain.engine.data.template import ChatTemplate, builtin_template
+from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import TemplateError
+from posttrain.engine.events import Note
 from posttrain.engine.methods.base import Models, Told, Window
 from posttrain.engine.models import own_template
 from posttrain.engine.spec import BuiltinTemplate, TrainSpec
@@ -27,13 +29,14 @@ class ChatMethod(Generic[Spec]):
         self._spec = spec
 
     def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
-        """The template named by the spec. No tokens are added: that is IFT's business.
+        """The template named by the spec. No tokens are added, that is IFT's business: a built-in template needs a base
+        that has its own, and is saved with the tokenizer.
 
         Raises:
-            TemplateError: the base has none of its own.
+            TemplateError: the base has no template of its own, or lacks the built-in one's tokens.
         """
         if isinstance(self._spec.template, BuiltinTemplate):
-            return builtin_template(self._spec.template.name), []
+            return install(tokenizer, self._spec.template.name), []
         template = own_template(tokenizer)
         if template is None:
             raise TemplateError(
@@ -41,6 +44,9 @@ class ChatMethod(Generic[Spec]):
                 hint="train it with kind: ift first, or set template: {type: builtin, name: chatml}",
             )
         return template, []
+
+    def report(self, source: str) -> list[Note]:
+        return []
 
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> Sequence[AnyRow]:
         return rows
@@ -64,3 +70,24 @@ class ChatMethod(Generic[Spec]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             raise ValueError(f"{self._spec.kind} remembers nothing, but was given {sorted(state)}")
+
+
+def install(tokenizer: Any, name: str) -> ChatTemplate:
+    """Makes a built-in template and its stop token the tokenizer's own.
+
+    Raises:
+        TemplateError: the tokenizer lacks tokens of it.
+    """
+    builtin = BUILTIN[name]
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    missing = [token for token in builtin.tokens if token not in special]
+    if missing:
+        raise TemplateError(
+            f"the base lacks tokens of the built-in template {name}: {', '.join(missing)}",
+            hint="train it with kind: ift, which adds and trains them",
+        )
+    tokenizer.eos_token = builtin.stop_token
+    tokenizer.chat_template = builtin.text
+    template = own_template(tokenizer)
+    assert template is not None
+    return template

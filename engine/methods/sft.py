@@ -16,13 +16,13 @@ from posttrain.engine.data.packing import Batch
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods.base import Metrics, Models, Window
 from posttrain.engine.methods.chat import ChatMethod
-from posttrain.engine.spec import IftSpec, SftSpec
+from posttrain.engine.spec import IftSpec, SftSpec, ToolUseSpec
 
 
-class SftMethod(ChatMethod[IftSpec | SftSpec]):
+class SftMethod(ChatMethod[IftSpec | SftSpec | ToolUseSpec]):
     """Trains any causal LM on conversations; see the module's docstring."""
 
-    def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Row:
+    def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Row | None:
         assert isinstance(example, Example)
         return encoder.row(example, self._spec.loss_on, source, number)
 

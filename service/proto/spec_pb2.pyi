@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("ift", "sft", "dpo", "reward", "evaluate")
+    __slots__ = ("ift", "sft", "tool_use", "dpo", "reward", "evaluate")
     IFT_FIELD_NUMBER: _ClassVar[int]
     SFT_FIELD_NUMBER: _ClassVar[int]
+    TOOL_USE_FIELD_NUMBER: _ClassVar[int]
     DPO_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     ift: IftSpec
     sft: SftSpec
+    tool_use: ToolUseSpec
     dpo: DpoSpec
     reward: RewardSpec
     evaluate: EvaluateSpec
-    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., dpo: _Optional[_Union[DpoSpec, _Mapping]] = ..., reward: _Optional[_Union[RewardSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ...) -> None: ...
+    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., tool_use: _Optional[_Union[ToolUseSpec, _Mapping]] = ..., dpo: _Optional[_Union[DpoSpec, _Mapping]] = ..., reward: _Optional[_Union[RewardSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ...) -> None: ...
 
 class DataSource(_message.Message):
     __slots__ = ("dataset", "weight")
@@ -315,6 +317,46 @@ class SftSpec(_message.Message):
     template: TrainTemplate
     loss_on: str
     def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
+
+class ToolUseSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss_on", "call_format", "on_bad_call", "require_tools")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_ON_FIELD_NUMBER: _ClassVar[int]
+    CALL_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ON_BAD_CALL_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_TOOLS_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    base: str
+    output: str
+    data: _containers.RepeatedCompositeFieldContainer[DataSource]
+    adapter: Adapter
+    duration: Duration
+    optimizer: OptimizerOptions
+    batch: BatchOptions
+    checkpoint: CheckpointOptions
+    then: Then
+    template: TrainTemplate
+    loss_on: str
+    call_format: str
+    on_bad_call: str
+    require_tools: bool
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ..., call_format: _Optional[str] = ..., on_bad_call: _Optional[str] = ..., require_tools: _Optional[bool] = ...) -> None: ...
 
 class DpoSigmoidLoss(_message.Message):
     __slots__ = ("beta",)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.engine.data.template import BUILTIN, ChatTemplate
+from posttrain.engine.data.template import ChatTemplate, builtin_template
 from posttrain.engine.errors import SpecError
 from posttrain.evals.prompts import ChatPrompter, PlainPrompter, RenderedPrompt, plain_question, turn_marks
 from posttrain.evals.rows import TemplateInfo
@@ -38,7 +38,7 @@ def base() -> Any:
 
 
 def chatml(tokenizer: Any) -> ChatPrompter:
-    return ChatPrompter(tokenizer, ChatTemplate(BUILTIN["chatml"]), [tokenizer.eos_token_id], INFO, {})
+    return ChatPrompter(tokenizer, builtin_template("chatml"), [tokenizer.eos_token_id], INFO, {})
 
 
 def test_the_own_template_uses_the_special_tokens(chat: Any) -> None:
@@ -108,7 +108,7 @@ def test_braces_in_a_question_are_kept(base: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "marks"),
     [
-        (BUILTIN["chatml"], ["<|im_end|>", "<|im_start|>user", "<|im_start|>assistant"]),
+        (builtin_template("chatml").text, ["<|im_end|>", "<|im_start|>user", "<|im_start|>assistant"]),
         (ZEPHYR, ["</s>", "<|user|>", "<|assistant|>"]),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", ["", "", ""]),
     ],

@@ -98,6 +98,15 @@ FULL: dict[str, dict[str, Any]] = {
         "loss_on": "last_turn",
     },
     "sft": {"kind": "sft", "base": "tiny@production", "output": "bot", "data": [{"dataset": "a@1"}]},
+    "tool_use": {
+        "kind": "tool_use",
+        "base": "tiny@production",
+        "output": "bot",
+        "data": [{"dataset": "a@1"}],
+        "call_format": "llama3",
+        "on_bad_call": "skip",
+        "require_tools": False,
+    },
     "evaluate": {
         "kind": "evaluate",
         "version": "bot@3",

@@ -225,3 +225,41 @@ def test_a_job_gets_rows_of_the_kind_that_it_reads(real: Server, chat: str, pair
     with refused() as said:
         submit(real, spec(kind="dpo", base=chat, loss={"type": "kto"}, data=[{"dataset": pairs}]))
     assert "dpo reads unpaired" in said.fields["data[0].dataset"]
+
+
+# -- tool use ---------------------------------------------------------------------------------------------------------
+
+
+def test_tool_use_makes_a_new_version_and_says_how_many_rows_call(real: Server, chat: str) -> None:
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"f of {i}?"},
+                {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"x": i}}]},
+                {"role": "tool", "content": str(i)},
+                {"role": "assistant", "content": str(i)},
+            ],
+            "tools": [tool],
+        }
+        for i in range(4)
+    ]
+    made = upload(real, "".join(json.dumps(row) + "\n" for row in rows).encode(), "calls")
+    real.datasets.SealDataset(type_of_seal(made.name))
+    options = {**FEW, "batch": {"num_rows": 4, "max_tokens": 256}, "output": "caller", "base": chat}
+    job = submit(real, spec(kind="tool_use", data=[{"dataset": made.ref}], **options))
+    done = real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    (version,) = [version for version in versions_of(real, "caller") if version.job == job.name]
+    (before,) = versions_of(real, "chat")
+    assert (version.role, version.parent, version.form) == ("instruct", chat, "full")
+    assert version.template_digest == before.template_digest
+    assert set(points(real, done)) == {1, 2, 3}
+    folder = real.home / "jobs" / job.name.rpartition("/")[2] / "attempts/1"
+    assert "100% of 4 rows call a tool (0% several at once)" in (folder / "events.jsonl").read_text()
+
+
+def test_tool_use_reads_conversations_and_wants_a_template(real: Server, chat: str, pairs: str) -> None:
+    with refused() as said:
+        submit(real, spec(kind="tool_use", base="tiny@1", data=[{"dataset": pairs}]))
+    assert "tool_use reads messages" in said.fields["data[0].dataset"]
+    assert "tiny@1 has no chat template" in said.fields["base"]

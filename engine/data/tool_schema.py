@@ -1,0 +1,324 @@
+"""Checks tool calls against the JSON schemas of the tools on offer. Imports no torch.
+
+Schemas and arguments come from whoever wrote the rows, so every check is bounded, and the same each time: both have at
+most `MAX_NODES` values; each keyword costs what it looks at, out of `MAX_COST` for a row; a pattern is matched in
+linear time, by the engine that pydantic uses, which has neither look-around nor back-references and refuses a pattern
+that grows too large. References reach inside their own schema only, and nothing can be fetched: the registry that
+resolves them has no retriever.
+
+One rule is stricter than JSON schema, whose objects are open: an argument that `properties` does not list is wrong,
+unless the schema says otherwise (`additionalProperties`, `patternProperties`, or a combination of schemas). A tool
+without `properties` takes anything.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import jsonschema
+import pydantic
+import pydantic_core
+import referencing
+import referencing.exceptions
+from jsonschema.validators import extend, validator_for
+
+from posttrain.engine.data.examples import Example, Message
+from posttrain.engine.data.rows import kind_of
+
+MAX_NODES = 2_048
+MAX_COST = 50_000
+MAX_PATTERN = 1_000
+MAX_MATCHED = 4_096  # characters that a pattern is matched with
+_MAX_SHOWN = 160
+_DIALECTS = (
+    jsonschema.Draft4Validator,
+    jsonschema.Draft6Validator,
+    jsonschema.Draft7Validator,
+    jsonschema.Draft201909Validator,
+    jsonschema.Draft202012Validator,
+)
+# Whether an argument is evaluated depends on other keywords' outcome, or on the way that was taken: not bounded here.
+_UNSUPPORTED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef")
+_OPENING = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref", "dependentSchemas")
+
+Finding = tuple[str, str]
+
+
+class UncheckableError(ValueError):
+    """A schema that is none, or that would take too much to check."""
+
+
+@dataclass
+class _Budget:
+    """What is left of MAX_COST, and the weight of each value in the arguments."""
+
+    left: int = MAX_COST
+    num_nodes: int = 0
+    weights: dict[int, int] = field(default_factory=dict)
+    patterns: set[str] = field(default_factory=set)
+
+    def weigh(self, value: Any) -> int:
+        """Once for all containers: about how much text a value is.
+
+        Raises:
+            UncheckableError: more than MAX_NODES values.
+        """
+        inner: Sequence[Any] = ()
+        if isinstance(value, dict):
+            inner = [*value, *value.values()]
+        elif isinstance(value, list):
+            inner = value
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise UncheckableError(f"more than {MAX_NODES} values")
+        weight = 16 + (len(value) if isinstance(value, str) else sum(map(self.weigh, inner)))
+        self.weights[id(value)] = weight
+        return weight
+
+    def spend(self, keyword_value: Any, instance: Any) -> None:
+        size = len(keyword_value) if isinstance(keyword_value, list | dict | str) else 0
+        self.take(1 + size + self.weights.get(id(instance), 0) // 64)
+
+    def match(self, pattern: str, text: str) -> None:
+        """A pattern costs most when it is compiled; then its size times the text's, of which only one is known."""
+        self.take(1 + len(text) // 4 + (0 if pattern in self.patterns else 500))
+        self.patterns.add(pattern)
+
+    def take(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
+            raise UncheckableError(f"checking the row's calls takes more than {MAX_COST} steps")
+
+
+_budget: contextvars.ContextVar[_Budget] = contextvars.ContextVar("budget")
+
+
+def check_calls(example: Example) -> list[Finding]:
+    """What is wrong with the calls of a conversation and with what follows them: (field, reason), at most one for each
+    call and message."""
+    tools = {tool["name"]: (index, tool["parameters"]) for index, tool in enumerate(example.tools)}
+    budget = _Budget()
+    found: list[Finding] = []
+    num_open = 0
+    for number, message in enumerate(example.messages):
+        calls = message.get("tool_calls") or []
+        if message["role"] == "tool":
+            num_open -= 1
+            if num_open < 0:
+                found.append((f"messages[{number}]", "a tool's answer without a call that it answers"))
+        else:
+            num_open = len(calls)
+        for index, call in enumerate(calls):
+            found += _check(call, tools, f"messages[{number}].tool_calls[{index}]", budget)
+    return found
+
+
+def _check(call: Message, tools: dict[str, tuple[int, Any]], where: str, budget: _Budget) -> list[Finding]:
+    if call["name"] not in tools:
+        offered = _shown(", ".join(tools)) if tools else "none"
+        return [(f"{where}.name", f"no tool {_shown(repr(call['name']))} is on offer ({offered})")]
+    position, parameters = tools[call["name"]]
+    try:
+        validator = _validator(json.dumps(parameters, sort_keys=True))
+    except UncheckableError as error:
+        return [(f"tools[{position}].parameters", str(error))]
+    try:
+        wrong = _first_error(validator, parameters, call["arguments"], budget)
+    except UncheckableError as error:
+        return [(f"{where}.arguments", f"cannot be checked: {error}")]
+    return [(f"{where}.arguments{wrong[0]}", wrong[1])] if wrong else []
+
+
+def _first_error(
+    validator: Any, parameters: dict[str, Any], arguments: dict[str, Any], budget: _Budget
+) -> Finding | None:
+    token = _budget.set(budget)
+    try:
+        budget.num_nodes = 0
+        budget.weigh(arguments)
+        error = next(validator.iter_errors(arguments), None)
+    except RecursionError:
+        raise UncheckableError("its schema refers to itself too deeply") from None
+    except referencing.exceptions.Unresolvable as missing:
+        raise UncheckableError(f"its schema has no {_shown(repr(missing.ref))}") from None
+    except UncheckableError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as broken:
+        # What the dialect's own schema lets through, such as multipleOf with a huge number.
+        raise UncheckableError(f"{type(broken).__name__}: {_shown(str(broken))}") from None
+    finally:
+        _budget.reset(token)
+    if error is not None:
+        return _path(error.absolute_path), _reason(error)
+    listed = parameters.get("properties")
+    if isinstance(listed, dict) and not any(key in parameters for key in _OPENING):
+        extra = [name for name in arguments if name not in listed]
+        if extra:
+            return "", _extra(extra, listed)
+    return None
+
+
+def _reason(error: Any) -> str:
+    """An error in our words, which show no more of the arguments than they need."""
+    wanted, given = error.validator_value, error.instance
+    if error.validator == "required":
+        return f"lacks {_shown(', '.join(name for name in wanted if name not in given))}"
+    if error.validator == "type":
+        named = wanted if isinstance(wanted, str) else " or ".join(wanted)
+        return f"must be {_shown(named)}, not {kind_of(given)}"
+    if error.validator == "enum":
+        return f"must be one of {_shown(json.dumps(wanted, ensure_ascii=False))}, not {_shown(repr(given))}"
+    if error.validator in ("anyOf", "oneOf"):
+        return f"fits none, or more than one, of the alternatives of {error.validator}"
+    brief = (not isinstance(given, dict | list) and len(str(given)) < 40) or error.validator in _OWN
+    return _shown(error.message if brief else f"breaks {error.validator}: {json.dumps(wanted, ensure_ascii=False)}")
+
+
+def _extra(names: Sequence[str], listed: Any) -> str:
+    return f"has {_shown(', '.join(names))}, which the tool does not take ({_shown(', '.join(listed)) or 'nothing'})"
+
+
+def _path(keys: Sequence[Any]) -> str:
+    return _shown("".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys))
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+# -- schemas ----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def _validator(text: str) -> Any:
+    """A validator of a schema (as JSON text) whose keywords spend a budget.
+
+    Raises:
+        UncheckableError: it is no JSON schema, too large, reaches outside itself, or uses what cannot be bounded.
+    """
+    schema = json.loads(text)
+    _inspect(schema)
+    dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
+    if dialect not in _DIALECTS:
+        raise UncheckableError("is of a dialect of JSON schema that is not known")
+    try:
+        dialect.check_schema(schema, format_checker=jsonschema.FormatChecker(()))
+    except jsonschema.SchemaError as error:
+        raise UncheckableError(
+            f"is no JSON schema: {_path(error.absolute_path)[1:]}: {_shown(error.message)}"
+        ) from None
+    except RecursionError:
+        raise UncheckableError("is nested too deeply") from None
+    return _bounded(dialect)(schema, registry=referencing.Registry())
+
+
+def _inspect(schema: Any) -> None:
+    waiting, num_nodes = [schema], 0
+    while waiting:
+        node = waiting.pop()
+        num_nodes += 1
+        if num_nodes > MAX_NODES:
+            raise UncheckableError(f"has more than {MAX_NODES} values")
+        if isinstance(node, dict):
+            reference = node.get("$ref")
+            if isinstance(reference, str) and not reference.startswith("#"):
+                raise UncheckableError(f"refers to {_shown(repr(reference))}: only #/... within the schema is read")
+            unsupported = [key for key in _UNSUPPORTED if key in node]
+            if unsupported:
+                raise UncheckableError(f"uses {unsupported[0]}, which is not checked here")
+            waiting += [*node, *node.values()]
+        elif isinstance(node, list):
+            waiting += node
+
+
+@functools.cache
+def _bounded(dialect: Any) -> Any:
+    return extend(dialect, {name: _spending(_OWN.get(name, plain)) for name, plain in dialect.VALIDATORS.items()})
+
+
+Keyword = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
+
+
+def _spending(plain: Keyword) -> Keyword:
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        _budget.get().spend(value, instance)
+        yield from plain(validator, value, instance, schema) or ()
+
+    return check
+
+
+@functools.lru_cache(maxsize=1024)
+def _matcher(pattern: str) -> Any:
+    if len(pattern) > MAX_PATTERN:
+        raise UncheckableError(f"a pattern has more than {MAX_PATTERN} characters")
+    try:
+        return pydantic.TypeAdapter(Annotated[str, pydantic.StringConstraints(pattern=pattern)])
+    except pydantic_core.SchemaError:
+        raise UncheckableError(f"the pattern {_shown(repr(pattern))} cannot be matched in bounded time") from None
+
+
+def _matches(pattern: str, text: str) -> bool:
+    if len(text) > MAX_MATCHED:
+        raise UncheckableError(f"a pattern stands against more than {MAX_MATCHED} characters")
+    _budget.get().match(pattern, text)
+    try:
+        _matcher(pattern).validate_python(text)
+    except pydantic.ValidationError:
+        return False
+    return True
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
+    if isinstance(instance, str) and not _matches(pattern, instance):
+        yield jsonschema.ValidationError(f"does not match the pattern {_shown(repr(pattern))}")
+
+
+def _pattern_properties(validator: Any, patterns: dict[str, Any], instance: Any, schema: Any) -> Iterator[Any]:
+    if isinstance(instance, dict):
+        for pattern, inner in patterns.items():
+            for name, value in instance.items():
+                if _matches(pattern, name):
+                    yield from validator.descend(value, inner, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if not isinstance(instance, dict):
+        return
+    listed, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    extra = [name for name in instance if name not in listed and not any(_matches(one, name) for one in patterns)]
+    if isinstance(allowed, dict):
+        for name in extra:
+            yield from validator.descend(instance[name], allowed, path=name)
+    elif not allowed and extra:
+        yield jsonschema.ValidationError(_extra(extra, listed))
+
+
+def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if wanted and isinstance(instance, list) and len({_canonical(item) for item in instance}) < len(instance):
+        yield jsonschema.ValidationError("has an item twice")
+
+
+def _canonical(value: Any) -> str:
+    """Equal text for equal JSON values: 1 is 1.0, true is not 1."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, float) and item.is_integer():
+            return int(item)
+        if isinstance(item, dict):
+            return {key: plain(inner) for key, inner in item.items()}
+        return [plain(inner) for inner in item] if isinstance(item, list) else item
+
+    return json.dumps(plain(value), sort_keys=True)
+
+
+_OWN: dict[str, Keyword] = {
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+    "uniqueItems": _unique_items,
+}
