@@ -96,10 +96,18 @@ def echo_dataset(item: datasets_pb2.DatasetVersion) -> None:
             ("sha256", item.sha256),
             ("source", item.source),
             ("created", moment(item.create_time)),
+            ("skipped", f"{item.num_skipped} bad rows" if item.num_skipped else ""),
+            ("duplicates", f"{item.num_duplicates} left out" if item.num_duplicates else ""),
+            ("held out", item.held_out),
+            ("held out of", item.held_out_of),
         ]
     )
     for note in item.notes:
         echo(f"note: {note}")
+    for problem in item.skipped:
+        echo(f"skipped: {problem}")
+    if item.num_skipped > len(item.skipped):
+        echo(f"skipped: and {item.num_skipped - len(item.skipped)} more")
 
 
 def echo_models(versions: list[models_pb2.ModelVersion]) -> None:

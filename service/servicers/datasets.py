@@ -7,8 +7,10 @@ import queue
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from posttrain.engine.data.rows import SourceFile
+from posttrain.engine.data.sources import MAX_FILES
 from posttrain.engine.errors import CancelledError
-from posttrain.registry import datasets
+from posttrain.registry import datasets, sealing
 from posttrain.registry.tables import DatasetVersionRecord
 from posttrain.service import names, views
 from posttrain.service.core import Core
@@ -74,7 +76,10 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
         self, request: datasets_pb2.SealDatasetRequest, context: Any
     ) -> datasets_pb2.DatasetVersion:
         project, ref = _ref(request.name)
-        return views.dataset_message(await self._core.thread(datasets.seal, self._core.store, project, ref))
+        options = _seal_options(request)
+        sealed = await self._core.thread(sealing.seal, self._core.store, project, ref, options)
+        self._core.bell.ring()
+        return views.dataset_message(sealed)
 
     async def GetDatasetVersion(  # noqa: N802
         self, request: datasets_pb2.GetDatasetVersionRequest, context: Any
@@ -97,6 +102,27 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
 def _ref(name: str) -> tuple[str, str]:
     project, dataset, version = names.parse(name, names.DATASET_VERSION)
     return project, f"{dataset}@{version}"
+
+
+def _seal_options(request: datasets_pb2.SealDatasetRequest) -> sealing.SealOptions:
+    if request.on_bad_row not in ("", "fail", "skip"):
+        raise names.invalid("on_bad_row", "must be fail or skip")
+    if not 0 <= request.held_out < 1:
+        raise names.invalid("held_out", "must be at least 0 and below 1")
+    if len(request.files) > MAX_FILES:
+        raise names.invalid("files", f"{len(request.files)} files; at most {MAX_FILES}")
+    files = []
+    for index, file in enumerate(request.files):
+        if file.num_rows < 0:
+            raise names.invalid(f"files[{index}].num_rows", "must be at least 0")
+        files.append(SourceFile(names.check_text(f"files[{index}].name", file.name, 1000), file.num_rows))
+    return sealing.SealOptions(
+        on_bad_row="skip" if request.on_bad_row == "skip" else "fail",
+        deduplicate=request.deduplicate,
+        held_out=request.held_out,
+        seed=request.seed,
+        files=tuple(files),
+    )
 
 
 def _chunk(request: datasets_pb2.UploadDatasetRequest) -> bytes:

@@ -158,7 +158,7 @@ RECORDS: list[tuple[str, int, str]] = [  # command, lines of JSON, something tha
     ("jobs logs j1", 1, "x"),
     ("jobs logs j1 --events", 1, "QUEUED"),
     ("jobs cancel j1", 1, "CANCELLING"),
-    ("datasets add rows SPEC", 1, "rows@1"),
+    ("datasets add rows ROWS", 1, "rows@1"),
     ("datasets list", 1, "2.0 KiB"),
     ("datasets get rows", 1, "rows@1"),
     ("models import base builtin:tiny-base", 1, "base@1"),
@@ -182,7 +182,9 @@ RECORDS: list[tuple[str, int, str]] = [  # command, lines of JSON, something tha
 @pytest.mark.parametrize(("command", "num_lines", "seen"), RECORDS, ids=[row[0] for row in RECORDS])
 def test_what_prints_records(cli: Cli, fake: FakeServer, spec: str, command: str, num_lines: int, seen: str) -> None:
     fill(fake)
-    arguments = [spec if word == "SPEC" else word for word in command.split()]
+    rows = Path(spec).with_name("rows.jsonl")
+    rows.write_text('{"prompt": "q", "completion": "a"}\n')
+    arguments = [{"SPEC": spec, "ROWS": str(rows)}.get(word, word) for word in command.split()]
     expected = Exit.GATE_FAIL if arguments[0] == "gate" else Exit.OK
     code, out, err = cli(*arguments)
     assert (code, seen in out) == (expected, True), out + err
