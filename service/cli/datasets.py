@@ -123,3 +123,29 @@ def get(settings: Settings, ref: str, as_json: bool) -> None:
         echo_json(found)
     else:
         echo_dataset(found)
+
+
+@datasets.command()
+@click.argument("ref")
+@click.option("--model", required=True, metavar="VERSION", help="Whose tokenizer, template and context are meant.")
+@click.option("--template", default="", metavar="NAME", help="A built-in chat template.  [default: the model's own]")
+@click.option(
+    "--max-tokens",
+    default=0,
+    show_default="the model's context",
+    type=click.IntRange(0, 2**31 - 1),
+    help="Longest row: what is above it is counted.",
+)
+@json_option
+@server_options
+def stats(settings: Settings, ref: str, model: str, template: str, max_tokens: int, as_json: bool) -> None:
+    """Count tokens as a job would: lengths, what is too long, what is trained."""
+    from posttrain.service.cli.records import echo_json
+    from posttrain.service.cli.show import echo_statistics
+
+    with settings.connect() as client:
+        found = client.measure_dataset(ref, model, template, max_tokens)
+    if as_json:
+        echo_json(found)
+    else:
+        echo_statistics(found)

@@ -105,6 +105,18 @@ class DatasetCalls(Calls):
         request = datasets_pb2.GetDatasetVersionRequest(name=self.names.dataset_version(ref))
         return await self._call(self._datasets.GetDatasetVersion, request)
 
+    async def measure_dataset(
+        self, ref: str, model: str, template: str = "", max_tokens: int = 0
+    ) -> datasets_pb2.DatasetStatistics:
+        """Lengths in tokens, what a limit would cut, and how much is trained, as a job on this model would see it."""
+        request = datasets_pb2.MeasureDatasetRequest(
+            name=self.names.dataset_version(ref),
+            model=model if "@" in model else f"{model}@latest",
+            template=template,
+            max_tokens=max_tokens,
+        )
+        return await self._call(self._datasets.MeasureDataset, request, LONG_TIMEOUT_S)
+
     async def list_datasets(self, dataset: str = "", limit: int = 0) -> list[datasets_pb2.DatasetVersion]:
         """Versions of one dataset, or of all."""
         parent = self.names.dataset(dataset) if dataset else self.names.parent

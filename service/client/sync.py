@@ -131,6 +131,11 @@ class Client:
     def get_dataset(self, ref: str) -> datasets_pb2.DatasetVersion:
         return self._run(self._aio.get_dataset(ref))
 
+    def measure_dataset(
+        self, ref: str, model: str, template: str = "", max_tokens: int = 0
+    ) -> datasets_pb2.DatasetStatistics:
+        return self._run(self._aio.measure_dataset(ref, model, template, max_tokens))
+
     def list_datasets(self, dataset: str = "", limit: int = 0) -> list[datasets_pb2.DatasetVersion]:
         return self._run(self._aio.list_datasets(dataset, limit))
 

@@ -112,3 +112,47 @@ class ListDatasetVersionsResponse(_message.Message):
     versions: _containers.RepeatedCompositeFieldContainer[DatasetVersion]
     next_page_token: str
     def __init__(self, versions: _Optional[_Iterable[_Union[DatasetVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class MeasureDatasetRequest(_message.Message):
+    __slots__ = ("name", "model", "template", "max_tokens")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    model: str
+    template: str
+    max_tokens: int
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., template: _Optional[str] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class DatasetStatistics(_message.Message):
+    __slots__ = ("dataset", "model", "num_rows", "num_characters", "num_tokens", "num_trained", "mean", "p50", "p95", "longest", "limit", "num_overlong", "num_cut", "num_lost")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TRAINED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P95_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    NUM_OVERLONG_FIELD_NUMBER: _ClassVar[int]
+    NUM_CUT_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOST_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    model: str
+    num_rows: int
+    num_characters: int
+    num_tokens: int
+    num_trained: int
+    mean: float
+    p50: int
+    p95: int
+    longest: int
+    limit: int
+    num_overlong: int
+    num_cut: int
+    num_lost: int
+    def __init__(self, dataset: _Optional[str] = ..., model: _Optional[str] = ..., num_rows: _Optional[int] = ..., num_characters: _Optional[int] = ..., num_tokens: _Optional[int] = ..., num_trained: _Optional[int] = ..., mean: _Optional[float] = ..., p50: _Optional[int] = ..., p95: _Optional[int] = ..., longest: _Optional[int] = ..., limit: _Optional[int] = ..., num_overlong: _Optional[int] = ..., num_cut: _Optional[int] = ..., num_lost: _Optional[int] = ...) -> None: ...

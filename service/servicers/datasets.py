@@ -14,6 +14,7 @@ from posttrain.registry import datasets, sealing
 from posttrain.registry.tables import DatasetVersionRecord
 from posttrain.service import names, views
 from posttrain.service.core import Core
+from posttrain.service.measuring import MAX_CONTEXT, Measurer
 from posttrain.service.proto import datasets_pb2, datasets_pb2_grpc
 
 MAX_CHUNK_BYTES = 2**20
@@ -23,8 +24,9 @@ _SOURCE_CHARACTERS = 1000
 
 
 class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc]
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, measurer: Measurer) -> None:
         self._core = core
+        self._measurer = measurer
 
     async def UploadDataset(  # noqa: N802
         self, requests: AsyncIterator[datasets_pb2.UploadDatasetRequest], context: Any
@@ -86,6 +88,14 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
     ) -> datasets_pb2.DatasetVersion:
         project, ref = _ref(request.name)
         return views.dataset_message(await self._core.read(lambda tx: datasets.get_version(tx, project, ref)))
+
+    async def MeasureDataset(  # noqa: N802
+        self, request: datasets_pb2.MeasureDatasetRequest, context: Any
+    ) -> datasets_pb2.DatasetStatistics:
+        project, ref = _ref(request.name)
+        if not 0 <= request.max_tokens <= MAX_CONTEXT:
+            raise names.invalid("max_tokens", "must be at least 0, which is the model's context")
+        return await self._measurer.measure(project, ref, request.model, request.template, request.max_tokens)
 
     async def ListDatasetVersions(  # noqa: N802
         self, request: datasets_pb2.ListDatasetVersionsRequest, context: Any

@@ -76,6 +76,35 @@ def test_a_bad_row_is_named_and_nothing_is_sealed(shared: Server, data: bytes, f
     assert not again.sealed
 
 
+def measure(server: Server, dataset: str, **options: Any) -> datasets_pb2.DatasetStatistics:
+    name = f"{PROJECT}/datasets/{dataset}/versions/latest"
+    return server.datasets.MeasureDataset(datasets_pb2.MeasureDatasetRequest(name=name, **options), timeout=120)
+
+
+@pytest.mark.slow
+def test_a_dataset_is_measured_as_a_job_would_see_it(shared: Server) -> None:
+    """The small model's tokenizer has a token for each byte; ChatML adds its turns' tokens and names."""
+    rows = [("a", "b" * 10), ("a", "b" * 200)]
+    data = "".join(json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows)
+    seal(shared, upload(shared, data.encode(), "measured").name)
+    found = measure(shared, "measured", model="tiny@latest", template="chatml", max_tokens=100)
+    assert (found.dataset, found.model, found.num_rows, found.num_characters) == ("measured@1", "tiny@1", 2, 212)
+    assert (found.limit, found.num_overlong, found.longest) == (100, 1, found.p95)
+    assert found.num_trained >= 2, "each answer's end at least"
+    assert found.num_trained < found.num_tokens
+    assert found.mean * 2 == found.num_tokens
+    assert found.num_cut == found.longest - 100
+    for options, expected in (
+        ({"model": "nobody@1"}, "NOT_FOUND"),
+        ({"model": "tiny"}, "INVALID_ARGUMENT"),
+        ({"model": "tiny@1", "template": "poem"}, "INVALID_ARGUMENT"),
+        ({"model": "tiny@1", "max_tokens": -1}, "INVALID_ARGUMENT"),
+    ):
+        with refused() as said:
+            measure(shared, "measured", **options)
+        assert said.code == expected, said
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
