@@ -106,7 +106,10 @@ def seal(
         record.sha256, record.num_bytes = blob.sha256, blob.num_bytes
         record.sealing = facts
         tx.add(record)
-        tx.audit(project, "dataset.seal", record.ref, {"sha256": record.sha256, "rows": record.num_rows})
+        said: dict[str, Any] = {
+            name: facts[name] for name in ("num_skipped", "num_duplicates", "held_out") if name in facts
+        }
+        tx.audit(project, "dataset.seal", record.ref, {"sha256": record.sha256, "rows": record.num_rows, **said})
         return record
 
 

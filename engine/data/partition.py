@@ -11,6 +11,7 @@ from typing import Any
 
 from posttrain.engine.data.examples import AnyExample, Example, Message
 
+_EMPTY = bytes(16)
 _SIZE = 16  # bytes of a digest: among 10^9 rows two different ones meet with a probability of 10^-21
 _FIRST_SLOTS = 1024
 _FULL = 0.75
@@ -76,7 +77,7 @@ class SeenDigests:
             found = table[slot * _SIZE : (slot + 1) * _SIZE]
             if found == digest:
                 return False
-            if not any(found):
+            if found == _EMPTY:
                 table[slot * _SIZE : (slot + 1) * _SIZE] = digest
                 return True
             slot = (slot + 1) % self._slots
@@ -87,5 +88,5 @@ class SeenDigests:
         self._table = bytearray(self._slots * _SIZE)
         for start in range(0, len(before), _SIZE):
             digest = before[start : start + _SIZE]
-            if any(digest):
+            if digest != _EMPTY:
                 self._put(bytes(digest))

@@ -127,6 +127,8 @@ def text_of(value: Any, path: str, allow_empty: bool = False) -> str:
 
 def check_texts(value: Any, path: str) -> None:
     """JSON may escape half a surrogate pair, which no tokenizer can encode, and nest without end."""
+    if isinstance(value, str) and value.isascii():
+        return
     waiting: list[tuple[Any, int]] = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()

@@ -97,7 +97,7 @@ def prepared(source: Path | HubSource, on_rows: Callable[[int], None] | None = N
             elif source.is_dir():
                 for path in data_files(source, made.notes.append):
                     num_rows = writer.write(rows_of(path, made.notes.append))
-                    made.files.append(SourceFile(path.relative_to(source).as_posix(), num_rows))
+                    made.files.append(SourceFile(shown_name(path.relative_to(source)), num_rows))
             else:
                 writer.write(rows_of(source, made.notes.append))
         if not writer.num_rows:
@@ -145,6 +145,11 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield piece
     if not piece.endswith(b"\n"):
         yield b"\n"
+
+
+def shown_name(path: Path) -> str:
+    """A file's name as text that can be sent: a byte that is no UTF-8 becomes '?'."""
+    return path.as_posix().encode("utf-8", "replace").decode("utf-8")
 
 
 def kind_of_file(path: Path) -> str:

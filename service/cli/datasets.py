@@ -60,7 +60,7 @@ def add(
     hub. Rows are messages, prompt/completion, Alpaca, ShareGPT, preference or labelled ones. Every row is checked, and
     the version is sealed: it never changes after that. If a row is wrong, nothing is sealed, unless it may be skipped.
     """
-    from posttrain.engine.data.sources import HUB_NAME, HubSource, prepared
+    from posttrain.engine.data.sources import HUB_NAME, HubSource, prepared, shown_name
     from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_dataset
@@ -77,7 +77,10 @@ def add(
             for note in rows.notes:
                 progress.note(note)
             uploaded = client.upload_dataset(
-                name, rows.path, origin or path.name, lambda done, total: progress.update(what, done, total)
+                name,
+                rows.path,
+                origin or shown_name(Path(path.name)),
+                lambda done, total: progress.update(what, done, total),
             )
         progress.finish(what)
         progress.note("checking every row")
