@@ -93,7 +93,7 @@ class _Attempt:
         method = method_of(spec)
         num_known = len(tokenizer)
         template, row_ids = method.prepare_tokenizer(tokenizer)
-        stop_ids = _stop_ids(base, tokenizer, config, isinstance(spec.template, BuiltinTemplate))
+        stop_ids = turn_stop_ids(base, tokenizer, config, isinstance(spec.template, BuiltinTemplate))
 
         self._phase("data")
         limit = min(spec.batch.max_tokens, context_of(config))
@@ -271,7 +271,7 @@ class _Attempt:
             raise CancelledError("stopped before training began")
 
 
-def _stop_ids(base: ModelInput, tokenizer: Any, config: Any, is_builtin: bool) -> tuple[int, ...]:
+def turn_stop_ids(base: ModelInput, tokenizer: Any, config: Any, is_builtin: bool) -> tuple[int, ...]:
     """What ends a turn: the tokenizer's end token with a built-in template, else all that the base's configs name."""
     if is_builtin:
         return (tokenizer.eos_token_id,)

@@ -1,4 +1,4 @@
-"""Datasets: uploaded as an unsealed version, validated row by row and closed for ever by sealing."""
+"""Datasets: uploaded as an unsealed version, validated row by row and closed for ever by sealing (`sealing.py`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from sqlmodel import col, desc, func, select
 
-from posttrain.engine.data.validate import validate_file
 from posttrain.engine.task import DatasetInput
-from posttrain.registry.errors import InvalidArgumentError, InvalidDatasetError, NotFoundError, TamperedError
+from posttrain.registry.errors import InvalidArgumentError, NotFoundError
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import LATEST, check_name, parse_ref
 from posttrain.registry.store import Store
@@ -59,38 +58,6 @@ def upload(
         )
         tx.remember(project, "UploadDataset", request_id, payload, record.ref)
         tx.audit(project, "dataset.upload", record.ref, {"sha256": blob.sha256, "source": source})
-        return record
-
-
-def seal(store: Store, project: str, ref: str, actor: str = "") -> DatasetVersionRecord:
-    """Validates every row and makes the version immutable. Sealing a sealed version changes nothing.
-
-    Raises:
-        NotFoundError: no such version.
-        InvalidDatasetError: rows cannot be used; `problems` names them, and the version stays unsealed.
-        TamperedError: the stored bytes are not those that were uploaded.
-    """
-    with store.read() as tx:
-        record = get_version(tx, project, ref)
-    if record.sealed:
-        return record
-    report = validate_file(store.artifacts.path(record.sha256))
-    if report.sha256 != record.sha256:
-        raise TamperedError(f"the bytes of {record.ref} are not those that were uploaded")
-    if not report.is_valid:
-        first = report.problems[0]
-        more = f" (and {report.num_problems - 1} more)" if report.num_problems > 1 else ""
-        raise InvalidDatasetError(f"{record.ref}: {first}{more}", report.problems)
-    with store.transaction(actor) as tx:
-        record = get_version(tx, project, record.ref)
-        if not record.sealed:
-            record.sealed = True
-            record.format = report.format
-            record.num_rows = report.num_rows
-            record.notes = list(report.notes)
-            record.sealed_time = tx.now
-            tx.add(record)
-            tx.audit(project, "dataset.seal", record.ref, {"sha256": record.sha256, "rows": record.num_rows})
         return record
 
 

@@ -142,6 +142,8 @@ class DatasetVersionRecord(Table, table=True):
     source: str = ""
     created: float
     sealed_time: float = 0.0
+    # What sealing left out: uploaded_sha256, num_skipped, skipped, num_duplicates, seed, held_out, held_out_of.
+    sealing: dict[str, Any] = Field(default_factory=dict, sa_type=JSON, sa_column_kwargs={"server_default": "{}"})
 
     @property
     def ref(self) -> str:

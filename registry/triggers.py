@@ -35,9 +35,9 @@ UPDATES = {
     "dataset_versions_sealed": ("dataset_versions", "OLD.sealed", "a sealed dataset version is immutable"),
     "dataset_versions_identity": (
         "dataset_versions",
-        "(NEW.id, NEW.project, NEW.name, NEW.number, NEW.sha256, NEW.num_bytes)"
-        " IS NOT (OLD.id, OLD.project, OLD.name, OLD.number, OLD.sha256, OLD.num_bytes)",
-        "a dataset version keeps its name and bytes",
+        "(NEW.id, NEW.project, NEW.name, NEW.number) IS NOT (OLD.id, OLD.project, OLD.name, OLD.number)"
+        " OR NOT NEW.sealed AND (NEW.sha256, NEW.num_bytes) IS NOT (OLD.sha256, OLD.num_bytes)",
+        "a dataset version keeps its name, and its bytes until it is sealed",
     ),
     "jobs_identity": (
         "jobs",

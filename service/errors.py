@@ -8,6 +8,7 @@
         ├── BusyError                        all places of a kind are taken
         ├── LaunchError(OSError)             a worker process could not be started
         ├── SamplingError                    a version could not be talked to
+        ├── MeasuringError                   a dataset could not be measured
         ├── ChainError                       a step after training cannot be done
         └── UnsafeAddressError(ValueError)   the server was asked to listen beyond this machine
 
@@ -67,6 +68,11 @@ class LaunchError(ServiceError, OSError):
 class SamplingError(ServiceError):
     code = "SAMPLING_FAILED"
     hint = "try a shorter conversation, or look at the version (`posttrain models get`)"
+
+
+class MeasuringError(ServiceError):
+    code = "MEASURING_FAILED"
+    hint = "look at the dataset and the model (`posttrain datasets get`, `posttrain models get`)"
 
 
 class ChainError(ServiceError):

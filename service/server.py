@@ -28,6 +28,7 @@ from posttrain.service.errors import UnsafeAddressError
 from posttrain.service.executors.base import Executor
 from posttrain.service.executors.local import LocalExecutor
 from posttrain.service.logs import close_log, open_log
+from posttrain.service.measuring import Measurer
 from posttrain.service.metrics import Metrics, MetricsServer
 from posttrain.service.proto import (
     datasets_pb2,
@@ -153,7 +154,7 @@ async def _start(core: Core, where: Address, metrics_address: str, executor: Exe
         ],
     )
     jobs_pb2_grpc.add_JobsServicer_to_server(JobsServicer(core), server)
-    datasets_pb2_grpc.add_DatasetsServicer_to_server(DatasetsServicer(core), server)
+    datasets_pb2_grpc.add_DatasetsServicer_to_server(DatasetsServicer(core, Measurer(core)), server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(core, Sampler(core)), server)
     gates_pb2_grpc.add_EvaluationsServicer_to_server(EvaluationsServicer(core), server)
     gates_pb2_grpc.add_GatesServicer_to_server(GatesServicer(core), server)

@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
+from posttrain.engine.data.rows import Problem
 from posttrain.engine.errors import DiskFullError, EngineError
 from posttrain.registry.errors import InvalidArgumentError, InvalidDatasetError, UnmetError
 from posttrain.service.convert import choice_of
@@ -86,6 +87,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "LAUNCH_FAILED": _Code.UNAVAILABLE,
     "CHAIN_FAILED": _Code.FAILED_PRECONDITION,
     "SAMPLING_FAILED": _Code.FAILED_PRECONDITION,
+    "MEASURING_FAILED": _Code.FAILED_PRECONDITION,
     "UNSAFE_ADDRESS": _Code.INVALID_ARGUMENT,
 }
 
@@ -126,6 +128,12 @@ def _cut(text: str, limit: int) -> str:
     return text if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "..."
 
 
+def _place(problem: Problem) -> str:
+    """`rows[3].prompt`, or, where several files were joined, `files[a.csv].rows[3].prompt`."""
+    row = f"rows[{problem.row}]" if problem.row else "" if problem.field else "rows"
+    return ".".join(filter(None, (f"files[{problem.file}]" if problem.file else "", row, problem.field)))
+
+
 def _bad_request(items: Sequence[FieldViolation]) -> Message:
     detail = error_details_pb2.BadRequest()
     for field, description in items[:_ITEMS]:
@@ -138,12 +146,7 @@ def _details(error: EngineError) -> tuple[dict[str, str], list[Message]]:
     if isinstance(error, InvalidFieldError):
         return {}, [_bad_request(error.violations)]
     if isinstance(error, InvalidDatasetError):
-        rows = [
-            FieldViolation(
-                f"rows[{p.row}]{'.' + p.field if p.field else ''}" if p.row else p.field or "rows", p.message
-            )
-            for p in error.problems
-        ]
+        rows = [FieldViolation(_place(problem), problem.message) for problem in error.problems]
         return {"num_problems": str(len(rows))}, [_bad_request(rows)]
     if isinstance(error, InvalidArgumentError):
         return {}, [_bad_request([FieldViolation(error.field, str(error))])]

@@ -124,6 +124,11 @@ def dataset_message(record: DatasetVersionRecord) -> datasets_pb2.DatasetVersion
         notes=record.notes,
         create_time=timestamp(record.created),
         source=record.source,
+        num_skipped=record.sealing.get("num_skipped", 0),
+        num_duplicates=record.sealing.get("num_duplicates", 0),
+        skipped=record.sealing.get("skipped", []),
+        held_out=record.sealing.get("held_out", ""),
+        held_out_of=record.sealing.get("held_out_of", ""),
     )
 
 

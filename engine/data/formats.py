@@ -90,6 +90,8 @@ def detect(row: dict[str, Any]) -> Format:
 
 def check_same(row: dict[str, Any], row_format: Format, expected: Format) -> None:
     """Raises RowError if a row is of another format than the rows before it; says what it lacks."""
+    if expected == "unpaired" and isinstance(row.get("label"), str):
+        raise RowError("label", "must be true or false, not text")
     if row_format != expected:
         missing = [key for key in REQUIRED[expected] if row.get(key) is None]
         lacks = f"; {missing[0]} is missing" if missing else ""

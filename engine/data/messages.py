@@ -35,6 +35,8 @@ def read_turns(value: Any, path: str, role: str) -> list[Message]:
     """Plain text as one turn of `role`, or a list of messages or turns."""
     if isinstance(value, str):
         return [{"role": role, "content": text_of(value, path)}]
+    if not isinstance(value, list):
+        raise RowError(path, f"must be text or a list of messages, not {kind_of(value)}")
     return read_messages(value, path)
 
 

@@ -11,16 +11,26 @@ MAX_DEPTH = 64  # of JSON within a field: what renders it later is recursive
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """One file of several that were joined; its rows follow those of the file before it."""
+
+    name: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
 class Problem:
     """What is wrong with one row. `row` is its 1-based number in the file (the line, in JSONL), 0 for the whole file;
-    `field` is a path, or empty."""
+    `field` is a path, or empty; `file` is the file's name where several were joined."""
 
     row: int
     field: str
     message: str
+    file: str = ""
 
     def __str__(self) -> str:
         where = f"row {self.row}" if self.row else "file"
+        where = f"{self.file}, {where}" if self.file else where
         return f"{where}, field {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
 
 
@@ -30,6 +40,15 @@ class RowError(ValueError):
     def __init__(self, field_path: str, message: str) -> None:
         super().__init__(message)
         self.field = field_path
+
+
+UNREADABLE = "$unreadable"
+
+
+def unreadable(reason: str) -> bytes:
+    """The line that stands for a row which a reader of another kind of file could not read: `parse_row` names the
+    reason, and rows keep their numbers."""
+    return json.dumps({UNREADABLE: reason}).encode() + b"\n"
 
 
 def parse_row(line: bytes) -> dict[str, Any]:
@@ -44,9 +63,11 @@ def parse_row(line: bytes) -> dict[str, Any]:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RowError("", f"not UTF-8: byte {line[error.start]:#04x} at position {error.start}") from None
-    value = parse_json(text, "")
+    value = parse_json(text.rstrip("\r\n"), "")
     if not isinstance(value, dict):
         raise RowError("", f"not a JSON object but {kind_of(value)}")
+    if UNREADABLE in value:
+        raise RowError("", str(value[UNREADABLE])[:500])
     return value
 
 
@@ -62,8 +83,12 @@ def parse_json(text: str, path: str) -> Any:
         raise RowError(".".join(filter(None, (path, error.field))), str(error)) from None
     except RecursionError:
         raise RowError(path, "nested too deeply") from None
-    except ValueError as error:
-        raise RowError(path, f"is text that is not JSON: {error}" if path else f"not JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        reason = f"not JSON: {error.msg} ({line}column {error.colno})"
+    except ValueError:
+        reason = "not JSON that can be read: a number has too many digits"
+    raise RowError(path, f"is text that is {reason}" if path else reason)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -102,6 +127,8 @@ def text_of(value: Any, path: str, allow_empty: bool = False) -> str:
 
 def check_texts(value: Any, path: str) -> None:
     """JSON may escape half a surrogate pair, which no tokenizer can encode, and nest without end."""
+    if isinstance(value, str) and value.isascii():
+        return
     waiting: list[tuple[Any, int]] = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()

@@ -17,28 +17,74 @@ def datasets() -> None:
 
 @datasets.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path))
-@click.option("--source", default="", help="Where it comes from, for the record.  [default: the file's name]")
+@click.argument("source", metavar="FILE")
+@click.option("--source", "origin", default="", help="Where it comes from, for the record.  [default: the file's name]")
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="fail: nothing is sealed; skip: bad rows are left out, counted and recorded.",
+)
+@click.option("--deduplicate", is_flag=True, help="Leave out rows that mean the same as an earlier one.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="SHARE",
+    help="Put the rows of about this share of prompts into a second dataset, NAME-held-out.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of that choice.")
+@click.option("--split", default="train", show_default=True, help="Which split of a hub dataset.")
+@click.option("--config", default="", help="Which configuration of a hub dataset.  [default: its only one]")
+@click.option("--revision", default="main", show_default=True, help="Which commit, tag or branch of a hub dataset.")
 @json_option
 @server_options
-def add(settings: Settings, name: str, file: Path, source: str, as_json: bool) -> None:
-    """Upload a file as the next version of a dataset.
+def add(
+    settings: Settings,
+    name: str,
+    source: str,
+    origin: str,
+    on_bad_row: str,
+    deduplicate: bool,
+    held_out: float,
+    seed: int,
+    split: str,
+    config: str,
+    revision: str,
+    as_json: bool,
+) -> None:
+    """Upload rows as the next version of a dataset.
 
-    FILE is JSONL of messages, prompt/completion, Alpaca, ShareGPT, preference or labelled rows. Every row is checked,
-    and the version is sealed: it never changes after that. If a row is wrong, nothing is sealed.
+    FILE is JSONL, JSON (a list of rows), CSV, TSV or Parquet, a folder of such files, or ORG/NAME on the Hugging Face
+    hub. Rows are messages, prompt/completion, Alpaca, ShareGPT, preference or labelled ones. Every row is checked, and
+    the version is sealed: it never changes after that. If a row is wrong, nothing is sealed, unless it may be skipped.
     """
+    from posttrain.engine.data.sources import HUB_NAME, HubSource, prepared, shown_name
     from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_dataset
 
-    what = f"upload {file.name}"
+    path = Path(source)
+    given: Path | HubSource = path
+    if not path.exists():
+        if not HUB_NAME.fullmatch(source):
+            raise click.UsageError(f"{source}: no such file or folder, and no ORG/NAME of the hub")
+        given = HubSource(source, split, config, revision)
+    what = f"upload {path.name}"
     with settings.connect() as client, open_progress() as progress:
-        uploaded = client.upload_dataset(
-            name, file, source or file.name, lambda done, total: progress.update(what, done, total)
-        )
+        with prepared(given, lambda num_rows: progress.update(f"read {path.name}", num_rows, 0)) as rows:
+            for note in rows.notes:
+                progress.note(note)
+            uploaded = client.upload_dataset(
+                name,
+                rows.path,
+                origin or shown_name(Path(path.name)),
+                lambda done, total: progress.update(what, done, total),
+            )
         progress.finish(what)
         progress.note("checking every row")
-        sealed = client.seal_dataset(uploaded.name)
+        sealed = client.seal_dataset(uploaded.name, on_bad_row, deduplicate, held_out, seed, rows.files)
     if as_json:
         echo_json(sealed)
     else:
@@ -80,3 +126,29 @@ def get(settings: Settings, ref: str, as_json: bool) -> None:
         echo_json(found)
     else:
         echo_dataset(found)
+
+
+@datasets.command()
+@click.argument("ref")
+@click.option("--model", required=True, metavar="VERSION", help="Whose tokenizer, template and context are meant.")
+@click.option("--template", default="", metavar="NAME", help="A built-in chat template.  [default: the model's own]")
+@click.option(
+    "--max-tokens",
+    default=0,
+    show_default="the model's context",
+    type=click.IntRange(0, 2**31 - 1),
+    help="Longest row: what is above it is counted.",
+)
+@json_option
+@server_options
+def stats(settings: Settings, ref: str, model: str, template: str, max_tokens: int, as_json: bool) -> None:
+    """Count tokens as a job would: lengths, what is too long, what is trained."""
+    from posttrain.service.cli.records import echo_json
+    from posttrain.service.cli.show import echo_statistics
+
+    with settings.connect() as client:
+        found = client.measure_dataset(ref, model, template, max_tokens)
+    if as_json:
+        echo_json(found)
+    else:
+        echo_statistics(found)

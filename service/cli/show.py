@@ -96,10 +96,36 @@ def echo_dataset(item: datasets_pb2.DatasetVersion) -> None:
             ("sha256", item.sha256),
             ("source", item.source),
             ("created", moment(item.create_time)),
+            ("skipped", f"{item.num_skipped} bad rows" if item.num_skipped else ""),
+            ("duplicates", f"{item.num_duplicates} left out" if item.num_duplicates else ""),
+            ("held out", item.held_out),
+            ("held out of", item.held_out_of),
         ]
     )
     for note in item.notes:
         echo(f"note: {note}")
+    for problem in item.skipped:
+        echo(f"skipped: {problem}")
+    if item.num_skipped > len(item.skipped):
+        echo(f"skipped: and {item.num_skipped - len(item.skipped)} more")
+
+
+def echo_statistics(item: datasets_pb2.DatasetStatistics) -> None:
+    overlong = f"{item.num_overlong:,} rows ({item.num_overlong / item.num_rows:.1%}) above {item.limit:,} tokens"
+    cut = f"; cutting them drops {item.num_cut:,} tokens ({item.num_cut / item.num_tokens:.1%})"
+    lost = f", and {item.num_lost:,} would keep no trained token" if item.num_lost else ""
+    echo_fields(
+        [
+            ("dataset", item.dataset),
+            ("model", item.model),
+            ("rows", f"{item.num_rows:,}"),
+            ("characters", f"{item.num_characters:,}"),
+            ("tokens", f"{item.num_tokens:,}"),
+            ("trained", f"{item.num_trained:,} ({item.num_trained / item.num_tokens:.1%})"),
+            ("length", f"mean {item.mean:.1f}, median {item.p50:,}, 95% up to {item.p95:,}, longest {item.longest:,}"),
+            ("too long", overlong + cut + lost if item.num_overlong else f"none above {item.limit:,} tokens"),
+        ]
+    )
 
 
 def echo_models(versions: list[models_pb2.ModelVersion]) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 import grpc
 
+from posttrain.engine.data.rows import SourceFile
 from posttrain.service.client.base import LONG_TIMEOUT_S, Calls, new_request_id
 from posttrain.service.client.errors import from_rpc_error
 from posttrain.service.proto import datasets_pb2, datasets_pb2_grpc, models_pb2, models_pb2_grpc
@@ -62,9 +63,31 @@ class DatasetCalls(Calls):
         finally:
             file.close()
 
-    async def seal_dataset(self, name: str) -> datasets_pb2.DatasetVersion:
-        """Validates every row of an uploaded version and makes it immutable."""
-        request = datasets_pb2.SealDatasetRequest(name=self.names.dataset_version(name))
+    async def seal_dataset(
+        self,
+        name: str,
+        on_bad_row: str = "fail",
+        deduplicate: bool = False,
+        held_out: float = 0.0,
+        seed: int = 0,
+        files: Sequence[SourceFile] = (),
+    ) -> datasets_pb2.DatasetVersion:
+        """Validates every row of an uploaded version and makes it immutable.
+
+        Args:
+            on_bad_row: "fail" seals nothing, "skip" leaves bad rows out; the answer counts them.
+            deduplicate: leave out rows that mean the same as an earlier one.
+            held_out: share of prompts whose rows become a dataset of their own; the answer names it.
+            files: what the upload was joined of (`engine.data.sources.prepared`), so that rows are named by file.
+        """
+        request = datasets_pb2.SealDatasetRequest(
+            name=self.names.dataset_version(name),
+            on_bad_row=on_bad_row,
+            deduplicate=deduplicate,
+            held_out=held_out,
+            seed=seed,
+            files=[datasets_pb2.SourceFile(name=file.name, num_rows=file.num_rows) for file in files],
+        )
         return await self._call(self._datasets.SealDataset, request, LONG_TIMEOUT_S)
 
     async def add_dataset(
@@ -81,6 +104,18 @@ class DatasetCalls(Calls):
     async def get_dataset(self, ref: str) -> datasets_pb2.DatasetVersion:
         request = datasets_pb2.GetDatasetVersionRequest(name=self.names.dataset_version(ref))
         return await self._call(self._datasets.GetDatasetVersion, request)
+
+    async def measure_dataset(
+        self, ref: str, model: str, template: str = "", max_tokens: int = 0
+    ) -> datasets_pb2.DatasetStatistics:
+        """Lengths in tokens, what a limit would cut, and how much is trained, as a job on this model would see it."""
+        request = datasets_pb2.MeasureDatasetRequest(
+            name=self.names.dataset_version(ref),
+            model=model if "@" in model else f"{model}@latest",
+            template=template,
+            max_tokens=max_tokens,
+        )
+        return await self._call(self._datasets.MeasureDataset, request, LONG_TIMEOUT_S)
 
     async def list_datasets(self, dataset: str = "", limit: int = 0) -> list[datasets_pb2.DatasetVersion]:
         """Versions of one dataset, or of all."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from posttrain.engine.data.rows import SourceFile
 from posttrain.service.client.aio import AsyncClient
 from posttrain.service.client.base import DEFAULT_TIMEOUT_S
 from posttrain.service.client.names import Names
@@ -111,8 +112,16 @@ class Client:
     ) -> datasets_pb2.DatasetVersion:
         return self._run(self._aio.upload_dataset(dataset, path, source, on_progress, request_id))
 
-    def seal_dataset(self, name: str) -> datasets_pb2.DatasetVersion:
-        return self._run(self._aio.seal_dataset(name))
+    def seal_dataset(
+        self,
+        name: str,
+        on_bad_row: str = "fail",
+        deduplicate: bool = False,
+        held_out: float = 0.0,
+        seed: int = 0,
+        files: Sequence[SourceFile] = (),
+    ) -> datasets_pb2.DatasetVersion:
+        return self._run(self._aio.seal_dataset(name, on_bad_row, deduplicate, held_out, seed, files))
 
     def add_dataset(
         self, dataset: str, path: Path, source: str = "", on_progress: Callable[[int, int], None] | None = None
@@ -121,6 +130,11 @@ class Client:
 
     def get_dataset(self, ref: str) -> datasets_pb2.DatasetVersion:
         return self._run(self._aio.get_dataset(ref))
+
+    def measure_dataset(
+        self, ref: str, model: str, template: str = "", max_tokens: int = 0
+    ) -> datasets_pb2.DatasetStatistics:
+        return self._run(self._aio.measure_dataset(ref, model, template, max_tokens))
 
     def list_datasets(self, dataset: str = "", limit: int = 0) -> list[datasets_pb2.DatasetVersion]:
         return self._run(self._aio.list_datasets(dataset, limit))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&posttrain/service/proto/datasets.proto\x12\x0cposttrain.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x01\n\x0e\x44\x61tasetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\x0e\n\x06sealed\x18\x03 \x01(\x08\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x10\n\x08num_rows\x18\x05 \x01(\x03\x12\x11\n\tnum_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\r\n\x05notes\x18\x08 \x03(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\n \x01(\t\"y\n\x0cUploadHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x16\n\tnum_bytes\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_num_bytes\"]\n\x14UploadDatasetRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.posttrain.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\"\n\x12SealDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x18GetDatasetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x1aListDatasetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x1bListDatasetVersionsResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.posttrain.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf5\x02\n\x08\x44\x61tasets\x12S\n\rUploadDataset\x12\".posttrain.v1.UploadDatasetRequest\x1a\x1c.posttrain.v1.DatasetVersion(\x01\x12M\n\x0bSealDataset\x12 .posttrain.v1.SealDatasetRequest\x1a\x1c.posttrain.v1.DatasetVersion\x12Y\n\x11GetDatasetVersion\x12&.posttrain.v1.GetDatasetVersionRequest\x1a\x1c.posttrain.v1.DatasetVersion\x12j\n\x13ListDatasetVersions\x12(.posttrain.v1.ListDatasetVersionsRequest\x1a).posttrain.v1.ListDatasetVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&posttrain/service/proto/datasets.proto\x12\x0cposttrain.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x02\n\x0e\x44\x61tasetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\x0e\n\x06sealed\x18\x03 \x01(\x08\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x10\n\x08num_rows\x18\x05 \x01(\x03\x12\x11\n\tnum_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\r\n\x05notes\x18\x08 \x03(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\n \x01(\t\x12\x13\n\x0bnum_skipped\x18\x0b \x01(\x03\x12\x16\n\x0enum_duplicates\x18\x0c \x01(\x03\x12\x0f\n\x07skipped\x18\r \x03(\t\x12\x10\n\x08held_out\x18\x0e \x01(\t\x12\x13\n\x0bheld_out_of\x18\x0f \x01(\t\"y\n\x0cUploadHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x16\n\tnum_bytes\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_num_bytes\"]\n\x14UploadDatasetRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.posttrain.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x94\x01\n\x12SealDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\non_bad_row\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x64uplicate\x18\x03 \x01(\x08\x12\x10\n\x08held_out\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\'\n\x05\x66iles\x18\x06 \x03(\x0b\x32\x18.posttrain.v1.SourceFile\",\n\nSourceFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08num_rows\x18\x02 \x01(\x03\"(\n\x18GetDatasetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x1aListDatasetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x1bListDatasetVersionsResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.posttrain.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x15MeasureDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12\x12\n\nmax_tokens\x18\x04 \x01(\x03\"\x87\x02\n\x11\x44\x61tasetStatistics\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08num_rows\x18\x03 \x01(\x03\x12\x16\n\x0enum_characters\x18\x04 \x01(\x03\x12\x12\n\nnum_tokens\x18\x05 \x01(\x03\x12\x13\n\x0bnum_trained\x18\x06 \x01(\x03\x12\x0c\n\x04mean\x18\x07 \x01(\x01\x12\x0b\n\x03p50\x18\x08 \x01(\x03\x12\x0b\n\x03p95\x18\t \x01(\x03\x12\x0f\n\x07longest\x18\n \x01(\x03\x12\r\n\x05limit\x18\x0b \x01(\x03\x12\x14\n\x0cnum_overlong\x18\x0c \x01(\x03\x12\x0f\n\x07num_cut\x18\r \x01(\x03\x12\x10\n\x08num_lost\x18\x0e \x01(\x03\x32\xcd\x03\n\x08\x44\x61tasets\x12S\n\rUploadDataset\x12\".posttrain.v1.UploadDatasetRequest\x1a\x1c.posttrain.v1.DatasetVersion(\x01\x12M\n\x0bSealDataset\x12 .posttrain.v1.SealDatasetRequest\x1a\x1c.posttrain.v1.DatasetVersion\x12Y\n\x11GetDatasetVersion\x12&.posttrain.v1.GetDatasetVersionRequest\x1a\x1c.posttrain.v1.DatasetVersion\x12j\n\x13ListDatasetVersions\x12(.posttrain.v1.ListDatasetVersionsRequest\x1a).posttrain.v1.ListDatasetVersionsResponse\x12V\n\x0eMeasureDataset\x12#.posttrain.v1.MeasureDatasetRequest\x1a\x1f.posttrain.v1.DatasetStatisticsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'posttrain.service.proto.dat
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DATASETVERSION']._serialized_start=90
-  _globals['_DATASETVERSION']._serialized_end=298
-  _globals['_UPLOADHEADER']._serialized_start=300
-  _globals['_UPLOADHEADER']._serialized_end=421
-  _globals['_UPLOADDATASETREQUEST']._serialized_start=423
-  _globals['_UPLOADDATASETREQUEST']._serialized_end=516
-  _globals['_SEALDATASETREQUEST']._serialized_start=518
-  _globals['_SEALDATASETREQUEST']._serialized_end=552
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=554
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=594
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=596
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=679
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=681
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=783
-  _globals['_DATASETS']._serialized_start=786
-  _globals['_DATASETS']._serialized_end=1159
+  _globals['_DATASETVERSION']._serialized_end=399
+  _globals['_UPLOADHEADER']._serialized_start=401
+  _globals['_UPLOADHEADER']._serialized_end=522
+  _globals['_UPLOADDATASETREQUEST']._serialized_start=524
+  _globals['_UPLOADDATASETREQUEST']._serialized_end=617
+  _globals['_SEALDATASETREQUEST']._serialized_start=620
+  _globals['_SEALDATASETREQUEST']._serialized_end=768
+  _globals['_SOURCEFILE']._serialized_start=770
+  _globals['_SOURCEFILE']._serialized_end=814
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=816
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=856
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=858
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=941
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=943
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1045
+  _globals['_MEASUREDATASETREQUEST']._serialized_start=1047
+  _globals['_MEASUREDATASETREQUEST']._serialized_end=1137
+  _globals['_DATASETSTATISTICS']._serialized_start=1140
+  _globals['_DATASETSTATISTICS']._serialized_end=1403
+  _globals['_DATASETS']._serialized_start=1406
+  _globals['_DATASETS']._serialized_end=1867
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,11 @@ class DatasetsStub:
                 request_serializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.MeasureDataset = channel.unary_unary(
+                '/posttrain.v1.Datasets/MeasureDataset',
+                request_serializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.MeasureDatasetRequest.SerializeToString,
+                response_deserializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.DatasetStatistics.FromString,
+                _registered_method=True)
 
 
 class DatasetsServicer:
@@ -85,6 +90,13 @@ class DatasetsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureDataset(self, request, context):
+        """Encodes a sealed dataset as a job on this model would, and counts. No weights are loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +119,11 @@ def add_DatasetsServicer_to_server(servicer, server):
                     servicer.ListDatasetVersions,
                     request_deserializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'MeasureDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureDataset,
+                    request_deserializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.MeasureDatasetRequest.FromString,
+                    response_serializer=posttrain_dot_service_dot_proto_dot_datasets__pb2.DatasetStatistics.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +234,33 @@ class Datasets:
             '/posttrain.v1.Datasets/ListDatasetVersions',
             posttrain_dot_service_dot_proto_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
             posttrain_dot_service_dot_proto_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/posttrain.v1.Datasets/MeasureDataset',
+            posttrain_dot_service_dot_proto_dot_datasets__pb2.MeasureDatasetRequest.SerializeToString,
+            posttrain_dot_service_dot_proto_dot_datasets__pb2.DatasetStatistics.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,11 +7,14 @@ import queue
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from posttrain.engine.data.rows import SourceFile
+from posttrain.engine.data.sources import MAX_FILES
 from posttrain.engine.errors import CancelledError
-from posttrain.registry import datasets
+from posttrain.registry import datasets, sealing
 from posttrain.registry.tables import DatasetVersionRecord
 from posttrain.service import names, views
 from posttrain.service.core import Core
+from posttrain.service.measuring import MAX_CONTEXT, Measurer
 from posttrain.service.proto import datasets_pb2, datasets_pb2_grpc
 
 MAX_CHUNK_BYTES = 2**20
@@ -21,8 +24,9 @@ _SOURCE_CHARACTERS = 1000
 
 
 class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc]
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, measurer: Measurer) -> None:
         self._core = core
+        self._measurer = measurer
 
     async def UploadDataset(  # noqa: N802
         self, requests: AsyncIterator[datasets_pb2.UploadDatasetRequest], context: Any
@@ -74,13 +78,24 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
         self, request: datasets_pb2.SealDatasetRequest, context: Any
     ) -> datasets_pb2.DatasetVersion:
         project, ref = _ref(request.name)
-        return views.dataset_message(await self._core.thread(datasets.seal, self._core.store, project, ref))
+        options = _seal_options(request)
+        sealed = await self._core.thread(sealing.seal, self._core.store, project, ref, options)
+        self._core.bell.ring()
+        return views.dataset_message(sealed)
 
     async def GetDatasetVersion(  # noqa: N802
         self, request: datasets_pb2.GetDatasetVersionRequest, context: Any
     ) -> datasets_pb2.DatasetVersion:
         project, ref = _ref(request.name)
         return views.dataset_message(await self._core.read(lambda tx: datasets.get_version(tx, project, ref)))
+
+    async def MeasureDataset(  # noqa: N802
+        self, request: datasets_pb2.MeasureDatasetRequest, context: Any
+    ) -> datasets_pb2.DatasetStatistics:
+        project, ref = _ref(request.name)
+        if not 0 <= request.max_tokens <= MAX_CONTEXT:
+            raise names.invalid("max_tokens", "must be at least 0, which is the model's context")
+        return await self._measurer.measure(project, ref, request.model, request.template, request.max_tokens)
 
     async def ListDatasetVersions(  # noqa: N802
         self, request: datasets_pb2.ListDatasetVersionsRequest, context: Any
@@ -97,6 +112,27 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
 def _ref(name: str) -> tuple[str, str]:
     project, dataset, version = names.parse(name, names.DATASET_VERSION)
     return project, f"{dataset}@{version}"
+
+
+def _seal_options(request: datasets_pb2.SealDatasetRequest) -> sealing.SealOptions:
+    if request.on_bad_row not in ("", "fail", "skip"):
+        raise names.invalid("on_bad_row", "must be fail or skip")
+    if not 0 <= request.held_out < 1:
+        raise names.invalid("held_out", "must be at least 0 and below 1")
+    if len(request.files) > MAX_FILES:
+        raise names.invalid("files", f"{len(request.files)} files; at most {MAX_FILES}")
+    files = []
+    for index, file in enumerate(request.files):
+        if file.num_rows < 0:
+            raise names.invalid(f"files[{index}].num_rows", "must be at least 0")
+        files.append(SourceFile(names.check_text(f"files[{index}].name", file.name, 1000), file.num_rows))
+    return sealing.SealOptions(
+        on_bad_row="skip" if request.on_bad_row == "skip" else "fail",
+        deduplicate=request.deduplicate,
+        held_out=request.held_out,
+        seed=request.seed,
+        files=tuple(files),
+    )
 
 
 def _chunk(request: datasets_pb2.UploadDatasetRequest) -> bytes:

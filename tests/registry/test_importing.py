@@ -20,7 +20,7 @@ from posttrain.engine.errors import ModelError, ModelNotFoundError, UnsafeWeight
 from posttrain.engine.spec import EvaluateSpec, sha256_text
 from posttrain.evals.errors import RowsError, SuiteError
 from posttrain.evals.rows import EvalRun, write_rows
-from posttrain.registry import datasets, importing, suites, versions
+from posttrain.registry import datasets, importing, sealing, suites, versions
 from posttrain.registry.errors import (
     AlreadyExistsError,
     HubError,
@@ -294,9 +294,9 @@ def test_an_upload_is_sealed_once_and_for_ever(store: Store) -> None:
     assert (record.ref, record.sealed, record.num_bytes) == ("data@1", False, len(GOOD))
     with pytest.raises(InvalidArgumentError, match="not sealed"):
         datasets.dataset_input(store, P, "data@1", 1.0)
-    sealed = datasets.seal(store, P, "data@1")
+    sealed = sealing.seal(store, P, "data@1")
     assert (sealed.sealed, sealed.format, sealed.num_rows) == (True, "prompt_completion", 1)
-    assert datasets.seal(store, P, "data@1").sealed_time == sealed.sealed_time
+    assert sealing.seal(store, P, "data@1").sealed_time == sealed.sealed_time
     given_ = datasets.dataset_input(store, P, "data@latest", 0.5)
     assert (given_.ref, given_.weight, Path(given_.path).read_bytes()) == ("data@1", 0.5, GOOD)
 
@@ -305,7 +305,7 @@ def test_bad_rows_are_named_and_nothing_is_sealed(store: Store) -> None:
     bad = GOOD + b'{"prompt": "a"}\n' + b"\xff\xfe\n" + b'{"prompt": 1, "completion": "b"}\n'
     datasets.upload(store, P, "data", [bad])
     with pytest.raises(InvalidDatasetError) as caught:
-        datasets.seal(store, P, "data@1")
+        sealing.seal(store, P, "data@1")
     assert [problem.row for problem in caught.value.problems] == [2, 3, 4]
     assert "row 2" in str(caught.value)
     with store.read() as tx:
@@ -314,7 +314,7 @@ def test_bad_rows_are_named_and_nothing_is_sealed(store: Store) -> None:
             datasets.get_version(tx, P, "data@latest")
     datasets.upload(store, P, "data", [b""])
     with pytest.raises(InvalidDatasetError, match="empty"):
-        datasets.seal(store, P, "data@2")
+        sealing.seal(store, P, "data@2")
 
 
 def test_uploads_are_numbered_idempotent_and_bounded(store: Store) -> None:
@@ -334,7 +334,7 @@ def test_uploads_are_numbered_idempotent_and_bounded(store: Store) -> None:
 
 
 def test_changed_dataset_bytes_are_neither_sealed_nor_used(store: Store) -> None:
-    sealed = datasets.seal(store, P, datasets.upload(store, P, "a", [GOOD]).ref)
+    sealed = sealing.seal(store, P, datasets.upload(store, P, "a", [GOOD]).ref)
     datasets.upload(store, P, "b", [GOOD + GOOD])
     for sha256 in (sealed.sha256, sha256_text((GOOD + GOOD).decode())):
         path = store.artifacts.path(sha256)
@@ -343,7 +343,7 @@ def test_changed_dataset_bytes_are_neither_sealed_nor_used(store: Store) -> None
     with pytest.raises(TamperedError):
         datasets.dataset_input(store, P, "a@1", 1.0)
     with pytest.raises(TamperedError):
-        datasets.seal(store, P, "b@1")
+        sealing.seal(store, P, "b@1")
 
 
 @given(st.lists(st.sampled_from([GOOD, b"\n", b"{}\n", b"\xff\n"]), max_size=6))
@@ -352,10 +352,10 @@ def test_a_dataset_is_sealed_exactly_if_every_row_is_good(shared_store: Store, l
     ref = datasets.upload(shared_store, P, "data", lines).ref
     rows = [line for line in lines if line != b"\n"]
     if rows and all(line == GOOD for line in rows):
-        assert datasets.seal(shared_store, P, ref).num_rows == len(rows)
+        assert sealing.seal(shared_store, P, ref).num_rows == len(rows)
     else:
         with pytest.raises(InvalidDatasetError):
-            datasets.seal(shared_store, P, ref)
+            sealing.seal(shared_store, P, ref)
 
 
 # -- suites and evaluations -------------------------------------------------------------------------------------------

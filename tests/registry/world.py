@@ -16,7 +16,7 @@ from posttrain.engine.spec import IftSpec, canonical_json, parse_spec, sha256_te
 from posttrain.engine.task import EvaluateTask, TrainTask
 from posttrain.evals.policy import Policy, parse_policy
 from posttrain.evals.rows import EvalRun, GenerationInfo, ResultRow, RowsHeader, SuiteInfo, TemplateInfo, write_rows
-from posttrain.registry import datasets, gates, promotion, suites, versions
+from posttrain.registry import datasets, gates, promotion, sealing, suites, versions
 from posttrain.registry.evaluations import record_eval_run
 from posttrain.registry.importing import import_model
 from posttrain.registry.store import DATABASE_FILE, Store
@@ -95,7 +95,7 @@ class World:
     def dataset(self, name: str = "data", text: str = "yes") -> DatasetVersionRecord:
         row = json.dumps({"prompt": "say yes", "completion": text}).encode() + b"\n"
         record = datasets.upload(self.store, P, name, [row])
-        return datasets.seal(self.store, P, record.ref)
+        return sealing.seal(self.store, P, record.ref)
 
     def suite(self, name: str = "toy", version: str = "1", question: str = "say yes") -> None:
         folder = self.fresh("suite")

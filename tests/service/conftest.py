@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.registry import datasets
+from posttrain.registry import datasets, sealing
 from posttrain.registry.importing import import_model
 from posttrain.registry.store import open_store
 from posttrain.registry.suites import add_suite
@@ -61,7 +61,7 @@ def seeded_home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
         import_model(store, "default", "tiny", str(tiny_model))
         add_suite(store, "default", make_suite(home.parent / "suite"))
         data = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-        datasets.seal(store, "default", datasets.upload(store, "default", "sums", [data]).ref)
+        sealing.seal(store, "default", datasets.upload(store, "default", "sums", [data]).ref)
     (home / "policies").mkdir()
     (home / "policies" / "tiny.yaml").write_text(POLICY)
     return home

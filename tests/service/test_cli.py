@@ -138,6 +138,8 @@ def fill(fake: FakeServer) -> None:
     fake.on("GetLineage", models_pb2.Lineage(versions=[BASE, MODEL], edges=[edge]))
     fake.on("ExportModelVersion", models_pb2.ExportModelVersionResponse(folder="/x", num_bytes=5))
     fake.on("SampleModelVersion", [models_pb2.SampleModelVersionResponse(version="bot@1", text="hello", num_tokens=1)])
+    measured = {"num_rows": 10, "num_tokens": 1000, "num_trained": 300, "limit": 256, "num_overlong": 3, "num_cut": 40}
+    fake.on("MeasureDataset", datasets_pb2.DatasetStatistics(dataset="rows@1", **measured))
     fake.on("ListSuites", gates_pb2.ListSuitesResponse(suites=[gates_pb2.Suite(name="reasoning", num_rows=500)]))
     fake.on("AddSuite", gates_pb2.Suite(name="mine"))
     fake.on("ListEvalRuns", gates_pb2.ListEvalRunsResponse(eval_runs=[RUN]))
@@ -158,9 +160,10 @@ RECORDS: list[tuple[str, int, str]] = [  # command, lines of JSON, something tha
     ("jobs logs j1", 1, "x"),
     ("jobs logs j1 --events", 1, "QUEUED"),
     ("jobs cancel j1", 1, "CANCELLING"),
-    ("datasets add rows SPEC", 1, "rows@1"),
+    ("datasets add rows ROWS", 1, "rows@1"),
     ("datasets list", 1, "2.0 KiB"),
     ("datasets get rows", 1, "rows@1"),
+    ("datasets stats rows --model bot", 1, "3 rows (30.0%) above 256 tokens; cutting them drops 40 tokens (4.0%)"),
     ("models import base builtin:tiny-base", 1, "base@1"),
     ("models list", 2, "production"),
     ("models get bot@production", 1, "bot@1"),
@@ -182,7 +185,9 @@ RECORDS: list[tuple[str, int, str]] = [  # command, lines of JSON, something tha
 @pytest.mark.parametrize(("command", "num_lines", "seen"), RECORDS, ids=[row[0] for row in RECORDS])
 def test_what_prints_records(cli: Cli, fake: FakeServer, spec: str, command: str, num_lines: int, seen: str) -> None:
     fill(fake)
-    arguments = [spec if word == "SPEC" else word for word in command.split()]
+    rows = Path(spec).with_name("rows.jsonl")
+    rows.write_text('{"prompt": "q", "completion": "a"}\n')
+    arguments = [{"SPEC": spec, "ROWS": str(rows)}.get(word, word) for word in command.split()]
     expected = Exit.GATE_FAIL if arguments[0] == "gate" else Exit.OK
     code, out, err = cli(*arguments)
     assert (code, seen in out) == (expected, True), out + err
@@ -422,6 +427,8 @@ def test_hostile_text_does_not_reach_the_terminal(cli: Cli, fake: FakeServer, sp
     fake.on("ExportModelVersion", models_pb2.ExportModelVersionResponse(folder=EVIL))
     fake.on("SampleModelVersion", [models_pb2.SampleModelVersionResponse(version=EVIL, text=EVIL, stop_reason=EVIL)])
     suite = gates_pb2.Suite(name=EVIL, version=EVIL, description=EVIL, metrics=[EVIL])
+    measured = {"num_rows": 10, "num_tokens": 1000, "num_trained": 300, "limit": 256, "num_overlong": 3, "num_cut": 40}
+    fake.on("MeasureDataset", datasets_pb2.DatasetStatistics(dataset="rows@1", **measured))
     fake.on("ListSuites", gates_pb2.ListSuitesResponse(suites=[suite])).on("AddSuite", suite)
     fake.on("CreateGateRun", gate)
     fake.on("CreatePromotion", promotion).on("GetPromotion", promotion)

@@ -44,7 +44,7 @@ PATHS = command_paths()
 
 def test_the_commands_of_the_issue_are_there() -> None:
     wanted = ["serve", "init", "submit", "eval", "gate", "promote", "rollback", "sample", "demo", "tui"]
-    groups = {"jobs": "list get watch logs cancel", "datasets": "add list get"}
+    groups = {"jobs": "list get watch logs cancel", "datasets": "add list get stats"}
     groups["models"] = "import list get lineage export"
     assert {(name,) for name in wanted} <= set(PATHS)
     assert {(group, name) for group, names in groups.items() for name in names.split()} <= set(PATHS)

@@ -109,6 +109,39 @@ def test_how_jobs_end(serve: Callable[..., Server], cli: Cli, spec: str) -> None
     assert [event["to_state"] for event in events if event["type"] == "state"][-1] == "CANCELLED"
 
 
+def test_files_of_all_kinds_are_added_and_what_was_left_out_is_shown(
+    serve: Callable[..., Server], cli: Cli, tmp_path: Path
+) -> None:
+    serve(fake=True)
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.csv").write_text("prompt,completion\nq,a\nq,a,b\nr,a\n")
+    (folder / "b.json").write_text('[{"prompt": "q", "completion": "a"},\n {"prompt": "\\u001b[2Jx"}]')
+    code, out, err = cli("datasets", "add", "rows", str(folder))
+    assert (code, out) == (Exit.USAGE, "")
+    assert "a.csv, row 2: has 3 cells, and the header has 2 (and 1 more)" in err
+    assert "files[b.json].rows[2].completion: is missing" in err
+    code, out, err = cli("datasets", "add", "rows", str(folder), "--on-bad-row", "skip", "--deduplicate")
+    assert code == Exit.OK, err
+    for text in ("skipped     2 bad rows", "duplicates  1 left out", "rows        2", "skipped: a.csv, row 2: has 3"):
+        assert text in out, out
+    many = tmp_path / "many.csv"
+    many.write_text("prompt,completion\n" + "".join(f"{number},a\n" for number in range(200)))
+    code, out, err = cli("datasets", "add", "many", str(many), "--held-out", "0.2", "--json")
+    assert code == Exit.OK, err
+    (made,) = records(out)
+    (held,) = records(cli("datasets", "get", made["held_out"], "--json")[1])
+    assert (held["ref"], held["held_out_of"]) == ("many-held-out@1", "many@1")
+    assert made["num_rows"] + held["num_rows"] == 200
+    (tmp_path / "one.parquet").write_bytes(b"PAR1 and no more")
+    code, out, err = cli("datasets", "add", "one", str(tmp_path / "one.parquet"))
+    assert (code, out) == (Exit.USAGE, "")
+    assert "error: one.parquet: not a whole Parquet file" in err
+    code, _, err = cli("datasets", "add", "one", str(tmp_path / "missing"))
+    assert code == Exit.USAGE
+    assert "no such file" in err
+
+
 def test_bad_input_names_its_place_and_starts_nothing(
     serve: Callable[..., Server], cli: Cli, spec: str, tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "UploadDataset": (lambda c: c.upload_dataset("d", Path(__file__)), datasets_pb2.DatasetVersion()),
     "SealDataset": (lambda c: c.seal_dataset("d@1"), datasets_pb2.DatasetVersion()),
     "GetDatasetVersion": (lambda c: c.get_dataset("d"), datasets_pb2.DatasetVersion()),
+    "MeasureDataset": (lambda c: c.measure_dataset("d", "m"), datasets_pb2.DatasetStatistics()),
     "ListDatasetVersions": (lambda c: c.list_datasets(), datasets_pb2.ListDatasetVersionsResponse()),
     "ImportModel": (lambda c: c.import_model("m", "x"), models_pb2.ModelVersion()),
     "GetModelVersion": (lambda c: c.get_model("m"), models_pb2.ModelVersion()),

@@ -76,6 +76,72 @@ def test_a_bad_row_is_named_and_nothing_is_sealed(shared: Server, data: bytes, f
     assert not again.sealed
 
 
+def measure(server: Server, dataset: str, **options: Any) -> datasets_pb2.DatasetStatistics:
+    name = f"{PROJECT}/datasets/{dataset}/versions/latest"
+    return server.datasets.MeasureDataset(datasets_pb2.MeasureDatasetRequest(name=name, **options), timeout=120)
+
+
+@pytest.mark.slow
+def test_a_dataset_is_measured_as_a_job_would_see_it(shared: Server) -> None:
+    """The small model's tokenizer has a token for each byte; ChatML adds its turns' tokens and names."""
+    rows = [("a", "b" * 10), ("a", "b" * 200)]
+    data = "".join(json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows)
+    seal(shared, upload(shared, data.encode(), "measured").name)
+    found = measure(shared, "measured", model="tiny@latest", template="chatml", max_tokens=100)
+    assert (found.dataset, found.model, found.num_rows, found.num_characters) == ("measured@1", "tiny@1", 2, 212)
+    assert (found.limit, found.num_overlong, found.longest) == (100, 1, found.p95)
+    assert found.num_trained >= 2, "each answer's end at least"
+    assert found.num_trained < found.num_tokens
+    assert found.mean * 2 == found.num_tokens
+    assert found.num_cut == found.longest - 100
+    for options, expected in (
+        ({"model": "nobody@1"}, "NOT_FOUND"),
+        ({"model": "tiny"}, "INVALID_ARGUMENT"),
+        ({"model": "tiny@1", "template": "poem"}, "INVALID_ARGUMENT"),
+        ({"model": "tiny@1", "max_tokens": -1}, "INVALID_ARGUMENT"),
+    ):
+        with refused() as said:
+            measure(shared, "measured", **options)
+        assert said.code == expected, said
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"on_bad_row": "ignore"}, "on_bad_row"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"held_out": -0.1}, "held_out"),
+        ({"held_out": float("nan")}, "held_out"),
+        ({"held_out": 0.5}, "held_out"),  # of one row
+        ({"files": [datasets_pb2.SourceFile(name="a", num_rows=-1)]}, "files[0].num_rows"),
+        ({"files": [datasets_pb2.SourceFile(name="\x1b[2J", num_rows=1)]}, "files[0].name"),
+        ({"files": [datasets_pb2.SourceFile(name="a", num_rows=2)]}, "files"),
+        ({"files": [datasets_pb2.SourceFile(name="a", num_rows=2**62)] * 4}, "files"),
+        ({"files": [datasets_pb2.SourceFile(name="a")] * 10_001}, "files"),
+    ],
+)
+def test_a_bad_option_of_sealing_is_named(shared: Server, change: dict[str, Any], field: str) -> None:
+    made = upload(shared, GOOD, "options")
+    with refused() as said:
+        shared.datasets.SealDataset(datasets_pb2.SealDatasetRequest(name=made.name, **change))
+    assert (said.code, set(said.fields)) == ("INVALID_ARGUMENT", {field})
+    assert not shared.datasets.GetDatasetVersion(datasets_pb2.GetDatasetVersionRequest(name=made.name)).sealed
+
+
+def test_what_sealing_left_out_is_in_the_answer(shared: Server) -> None:
+    made = upload(shared, GOOD * 3 + b"{}\n" + GOOD, "sieved")
+    request = datasets_pb2.SealDatasetRequest(
+        name=made.name,
+        on_bad_row="skip",
+        deduplicate=True,
+        files=[datasets_pb2.SourceFile(name="a.csv", num_rows=3), datasets_pb2.SourceFile(name="b.csv", num_rows=2)],
+    )
+    sealed = shared.datasets.SealDataset(request)
+    assert (sealed.num_rows, sealed.num_skipped, sealed.num_duplicates) == (1, 1, 3)
+    assert [text[:14] for text in sealed.skipped] == ["b.csv, row 1: "]
+    assert (sealed.num_bytes, sealed.sha256) != (made.num_bytes, made.sha256)
+
+
 def test_a_thousand_bad_rows_still_fit_into_an_error(shared: Server) -> None:
     made = upload(shared, GOOD + b'{"prompt": "\xc3\xa9\xc3\xa9"}\n' * 1000, "worse")
     with refused() as said:
