@@ -17,13 +17,13 @@ from posttrain.engine.data.examples import AnyExample, Example, Message
 from posttrain.engine.data.rows import Problem
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.data.tool_calls import OPEN, CallSyntaxError, check_speaks, read_answer, teach
-from posttrain.engine.data.tool_schema import Finding, check_calls
 from posttrain.engine.errors import DataError
 from posttrain.engine.events import Note
 from posttrain.engine.methods.sft import SftMethod
 from posttrain.engine.spec import ToolUseSpec
 
 MAX_PROBLEMS = 10
+Finding = tuple[str, str]  # field and reason
 
 
 class ToolUseMethod(SftMethod):
@@ -32,7 +32,10 @@ class ToolUseMethod(SftMethod):
     _spec: ToolUseSpec
 
     def __init__(self, spec: ToolUseSpec) -> None:
+        from posttrain.engine.data.tool_schema import check_calls  # importing jsonschema takes a tenth of a second
+
         super().__init__(spec)
+        self._check_calls = check_calls
         self._template: ChatTemplate | None = None
         self._speaks = False
         self._counts: Counter[str] = Counter()
@@ -57,7 +60,7 @@ class ToolUseMethod(SftMethod):
         example, found = _with_calls(example)
         if self._spec.require_tools and not example.tools:
             found.append(("tools", "no tools are on offer (require_tools: false allows that)"))
-        found += check_calls(example)
+        found += self._check_calls(example)
         self._counts["rows"] += 1
         if found:
             self._counts["bad"] += 1
