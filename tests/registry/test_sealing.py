@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sqlmodel import text
 
 from posttrain.engine.data.rows import SourceFile
-from posttrain.registry import datasets, sealing
+from posttrain.registry import datasets, migrations, sealing
 from posttrain.registry.errors import InvalidArgumentError, InvalidDatasetError, TamperedError
 from posttrain.registry.sealing import SealOptions
-from posttrain.registry.store import Store
+from posttrain.registry.store import DATABASE_FILE, Store, make_engine, open_store
 from posttrain.registry.tables import DatasetVersionRecord
 
 from .world import P
@@ -138,6 +138,19 @@ def test_the_database_lets_bytes_change_in_sealing_only(store: Store) -> None:
     sealing.seal(store, P, "data@1", SKIP)
     with pytest.raises(sqlalchemy.exc.IntegrityError, match="immutable"), store.engine.begin() as connection:
         connection.execute(text("UPDATE dataset_versions SET sha256 = 'x', sealed = 1"))
+
+
+def test_datasets_sealed_before_this_was_recorded_stay_as_they_are(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / DATABASE_FILE)
+    migrations.upgrade(engine, "0001")
+    with engine.begin() as connection:
+        columns = "project, name, number, sealed, format, num_rows, num_bytes, sha256, notes, source, created"
+        values = "'default', 'old', 1, 1, 'messages', 3, 9, 'abc', '[]', '', 1.0"
+        connection.execute(text(f"INSERT INTO dataset_versions ({columns}, sealed_time) VALUES ({values}, 2.0)"))
+    engine.dispose()
+    with open_store(tmp_path) as opened, opened.read() as tx:
+        record = datasets.get_sealed(tx, P, "old@latest")
+        assert (record.num_rows, record.sha256, record.sealing) == (3, "abc", {})
 
 
 LINES = st.lists(
