@@ -319,7 +319,7 @@ class SftSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ...) -> None: ...
 
 class ToolUseSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "then", "template", "loss_on", "call_format", "on_bad_call", "require_tools")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "loss_on", "call_format", "on_bad_call", "require_tools")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +332,10 @@ class ToolUseSpec(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TRACKERS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_ON_FIELD_NUMBER: _ClassVar[int]
@@ -350,13 +354,17 @@ class ToolUseSpec(_message.Message):
     optimizer: OptimizerOptions
     batch: BatchOptions
     checkpoint: CheckpointOptions
+    held_out: HeldOut
+    averaging: Averaging
+    memory: MemoryOptions
+    trackers: _containers.RepeatedScalarFieldContainer[str]
     then: Then
     template: TrainTemplate
     loss_on: str
     call_format: str
     on_bad_call: str
     require_tools: bool
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ..., call_format: _Optional[str] = ..., on_bad_call: _Optional[str] = ..., require_tools: _Optional[bool] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss_on: _Optional[str] = ..., call_format: _Optional[str] = ..., on_bad_call: _Optional[str] = ..., require_tools: _Optional[bool] = ...) -> None: ...
 
 class DpoSigmoidLoss(_message.Message):
     __slots__ = ("beta",)
