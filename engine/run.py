@@ -26,9 +26,9 @@ from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.mixing import check_shares
 from posttrain.engine.data.reading import RowReader, key_parts
-from posttrain.engine.data.token_cache import TokenCache
+from posttrain.engine.data.token_cache import TokenCache, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
-from posttrain.engine.errors import CancelledError
+from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
 from posttrain.engine.held_out import by_source, split_share
 from posttrain.engine.loop import Trainer
@@ -47,6 +47,7 @@ from posttrain.engine.models import (
     stop_ids_of,
 )
 from posttrain.engine.optim import check_update_rule
+from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
 from posttrain.engine.score import add_score_head, save_reward_model
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, ModelInput, TrainTask
@@ -120,6 +121,7 @@ class _Attempt:
 
         self._phase("loading")
         device = default_device()
+        self._check_memory(sources, device)
         model = load_model(base, resolve_dtype(spec.dtype, device), device, tokenizer)
         check_unchanged(base)  # hashed before by check_input: what was read in between is what was recorded
         check_exactness(model)
@@ -159,6 +161,23 @@ class _Attempt:
         }
 
     # -- data ----------------------------------------------------------------------------------------------------------
+
+    def _check_memory(self, sources: list[Any], device: torch.device) -> None:
+        """Refuses what cannot fit before it takes minutes, or other processes down. Raises SpecError."""
+        spec = self.task.spec
+        try:
+            shapes = read_shapes(Path(self.task.base.path))
+        except ModelError:
+            return  # an architecture with other names for its sizes is not estimated
+        sizes = [sizes_of(rows) for rows in sources]
+        num_rows = sum(map(len, sources))
+        step_tokens = spec.batch.num_rows * sum(tokens for tokens, _ in sizes) // num_rows
+        is_cuda = device.type == "cuda"
+        found = memory_plan(
+            spec, shapes, is_cuda=is_cuda, longest=max(longest for _, longest in sizes), step_tokens=step_tokens
+        )
+        limit = torch.cuda.get_device_properties(device).total_memory if is_cuda else memory_limit_bytes()
+        check_fits(found, limit, spec)
 
     def _cache(self) -> TokenCache | None:
         if not self.task.cache:

@@ -28,9 +28,10 @@ _NO_TOKENIZER = (".safetensors", ".safetensors.index.json", "generation_config.j
 
 @dataclass(frozen=True)
 class RowReader:
-    """Encodes the rows of one job. `encode` is called with an example, the dataset's name and the row's number, `report`
-    with the name after the last one; both as in `methods/base.py`. `parts` is all that an encoding depends on beside
-    the data, see `key_parts`.
+    """Encodes the rows of one job.
+
+    `encode` is called with an example, the dataset's name and the row's number, `report` with the name after the last
+    one; both as in `methods/base.py`. `parts` is all that an encoding depends on beside the data, see `key_parts`.
     """
 
     encode: Callable[[AnyExample, str, int], AnyRow | None]

@@ -11,9 +11,7 @@ Opening reads manifest and digests only. Every block is compared with its digest
 the bytes that were compared: a changed file stops the job and never changes what is trained. An entry is written into
 a hidden folder, fsynced and renamed; it may be removed at any time, a job that reads it keeps its files open.
 
-A record: number, margin, is_desirable, kind (0: Row, 1: Group), number of segments; then the segments' lengths
-(uint32), all ids (int32), and a byte per token of the mask. A Group's first segment is its prefix, whose mask is not
-stored. Little-endian; imports no torch.
+A record is that of `records.py`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,10 +22,8 @@ import os
 import secrets
 import shutil
 import struct
-import sys
 import time
 import weakref
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -37,7 +33,8 @@ from typing import Any, BinaryIO, overload
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from posttrain.engine.checkpoint import disk_errors
-from posttrain.engine.data.encoded import AnyRow, Branch, Group, Row
+from posttrain.engine.data.encoded import AnyRow
+from posttrain.engine.data.records import record_of, row_of
 from posttrain.engine.errors import DataError
 from posttrain.engine.events import Note, fsync_folder
 from posttrain.engine.signing import is_signed, secret_of, sign
@@ -50,14 +47,12 @@ KEPT_BLOCKS = 1024  # 16 MiB of them
 MAX_BYTES = 64 * 2**30
 ABANDONED_S = 86400.0
 MANIFEST_FILE, ROWS_FILE, INDEX_FILE, DIGESTS_FILE = "manifest.json", "rows.bin", "index.bin", "digests.bin"
-_HEAD = struct.Struct("<qdBBH")
 _INDEX = struct.Struct("<qq")
-_IS_BIG = sys.byteorder == "big"
 
 
 class Manifest(BaseModel):
-    """What an entry holds. `notes` are what was said about its rows. `signature` is that of the
-    other fields.
+    """What an entry holds. `notes` are what was said about its rows; the longest sequence has `longest` tokens.
+    `signature` is that of the other fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +61,8 @@ class Manifest(BaseModel):
     key: str
     num_rows: int
     notes: list[Note]
+    num_tokens: int
+    longest: int
     index_bytes: int
     rows_bytes: int
     digests_sha256: str
@@ -86,6 +83,7 @@ class EncodedRows(Sequence[AnyRow]):
 
     def __init__(self, folder: Path, manifest: Manifest, digests: bytes, source: str) -> None:
         self.notes = manifest.notes
+        self.num_tokens, self.longest = manifest.num_tokens, manifest.longest
         self._folder, self._source = folder, source
         self._num_rows = manifest.num_rows
         self._digests = digests
@@ -108,7 +106,7 @@ class EncodedRows(Sequence[AnyRow]):
             return [self[i] for i in range(*index.indices(self._num_rows))]
         place = range(self._num_rows)[index]
         start, end = _INDEX.unpack(self._bytes(0, 8 * place, 8 * place + 16))
-        return _row_of(self._bytes(1, start, end), self._source)
+        return row_of(self._bytes(1, start, end), self._source)
 
     def _bytes(self, file: int, start: int, end: int) -> bytes:
         first, last = start // BLOCK_BYTES, max(end - 1, start) // BLOCK_BYTES
@@ -134,13 +132,15 @@ class Writer:
     def __init__(self, rows: BinaryIO, index: BinaryIO) -> None:
         self._rows, self._index = _Blocks(rows), _Blocks(index)
         self._index.write(struct.pack("<q", 0))
-        self.num_rows = 0
+        self.num_rows = self.num_tokens = self.longest = 0
         self.notes: list[Note] = []
 
     def add(self, row: AnyRow) -> None:
-        self._rows.write(_record_of(row))
+        self._rows.write(record_of(row))
         self._index.write(struct.pack("<q", self._rows.num_bytes))
         self.num_rows += 1
+        self.num_tokens += len(row)
+        self.longest = max(self.longest, row.longest)
 
     def finish(self) -> tuple[int, int, bytes]:
         """Sizes of index and rows, and the digests of their blocks."""
@@ -204,7 +204,8 @@ class TokenCache:
         index_bytes, rows_bytes, digests = made.finish()
         (temporary / DIGESTS_FILE).write_bytes(digests)
         plain = Manifest(
-            format=FORMAT_VERSION, key=key, num_rows=made.num_rows, notes=made.notes,
+            format=FORMAT_VERSION, key=key, num_rows=made.num_rows, num_tokens=made.num_tokens, longest=made.longest,
+            notes=made.notes,
             index_bytes=index_bytes, rows_bytes=rows_bytes, digests_sha256=hashlib.sha256(digests).hexdigest(),
         )  # fmt: skip
         signature = sign(self._secret, plain.model_dump(mode="json", exclude={"signature"}))
@@ -271,52 +272,15 @@ class _Blocks:
         self._file.write(block)
 
 
+def sizes_of(rows: Sequence[AnyRow]) -> tuple[int, int]:
+    """Tokens of all rows, and of the longest sequence among them."""
+    if isinstance(rows, EncodedRows):
+        return rows.num_tokens, rows.longest
+    return sum(map(len, rows)), max(row.longest for row in rows)
+
+
 def _num_blocks(num_bytes: int) -> int:
     return -(-num_bytes // BLOCK_BYTES)
-
-
-def _record_of(row: AnyRow) -> bytes:
-    if isinstance(row, Group):
-        segments = [row.prefix, *(branch.ids for branch in row.branches)]
-        masks = [branch.is_target for branch in row.branches]
-        head = _HEAD.pack(row.number, row.margin, row.is_desirable, 1, len(segments))
-    else:
-        segments, masks = [row.ids], [row.is_target]
-        head = _HEAD.pack(row.number, 0.0, 1, 0, 1)
-    lengths = struct.pack(f"<{len(segments)}I", *map(len, segments))
-    return b"".join([head, lengths, *map(_packed, segments), *masks])
-
-
-def _row_of(record: bytes, source: str) -> AnyRow:
-    number, margin, is_desirable, kind, num_segments = _HEAD.unpack_from(record)
-    lengths = struct.unpack_from(f"<{num_segments}I", record, _HEAD.size)
-    at = _HEAD.size + 4 * num_segments
-    segments = []
-    for length in lengths:
-        segments.append(_unpacked(record[at : at + 4 * length]))
-        at += 4 * length
-    if kind == 0:
-        return Row(segments[0], record[at:], source, number)
-    branches = []
-    for ids in segments[1:]:
-        branches.append(Branch(ids, record[at : at + len(ids)]))
-        at += len(ids)
-    return Group(segments[0], tuple(branches), source, number, margin, bool(is_desirable))
-
-
-def _packed(ids: array[int]) -> bytes:
-    if _IS_BIG:
-        ids = array("i", ids)
-        ids.byteswap()
-    return ids.tobytes()
-
-
-def _unpacked(data: bytes) -> array[int]:
-    ids = array("i")
-    ids.frombytes(data)
-    if _IS_BIG:
-        ids.byteswap()
-    return ids
 
 
 @lru_cache(maxsize=1)
