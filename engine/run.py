@@ -6,6 +6,7 @@ read and encoded before weights are loaded, so a bad row is told in seconds.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import time
@@ -20,13 +21,14 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, record_of, run_attempt, stop_signal
-from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound, sha256_file
+from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.encoded import AnyRow, fit
+from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.mixing import check_shares
-from posttrain.engine.data.validate import iter_examples
+from posttrain.engine.data.reading import RowReader, key_parts
+from posttrain.engine.data.token_cache import TokenCache, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
-from posttrain.engine.errors import CancelledError, DataError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
+from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
 from posttrain.engine.held_out import by_source, split_share
 from posttrain.engine.loop import Trainer
@@ -45,9 +47,10 @@ from posttrain.engine.models import (
     stop_ids_of,
 )
 from posttrain.engine.optim import check_update_rule
+from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
 from posttrain.engine.score import add_score_head, save_reward_model
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
-from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, DatasetInput, ModelInput, TrainTask
+from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, ModelInput, TrainTask
 from posttrain.engine.trackers import tracked
 
 # Names that evals.runner took from here before the frame had a module of its own.
@@ -100,14 +103,25 @@ class _Attempt:
         if limit < spec.batch.max_tokens:
             self._note(f"batch.max_tokens is {spec.batch.max_tokens}, but the model's context of {limit} is the limit")
         encoder = Encoder(tokenizer, template, stop_ids)
-        encoded = [self._encode(dataset, method, encoder, limit) for dataset in self.task.datasets]
-        sources, held_out = self._hold_out(encoded, method, encoder, limit)
+        reader = RowReader(
+            lambda example, source, number: method.encode(example, encoder, source, number),
+            method.report,
+            limit,
+            spec.batch.overlong,
+            self._tell,
+            self.events,
+            self._cache(),
+            key_parts(spec, base, template.digest, template.special_tokens, stop_ids, _versions()),
+        )
+        encoded = [reader.read(dataset) for dataset in self.task.datasets]
+        sources, held_out = self._hold_out(encoded, method, reader, limit)
         check_shares(
             [source.dataset for source in spec.data], list(map(len, sources)), [source.weight for source in spec.data]
         )
 
         self._phase("loading")
         device = default_device()
+        self._check_memory(sources, device)
         model = load_model(base, resolve_dtype(spec.dtype, device), device, tokenizer)
         check_unchanged(base)  # hashed before by check_input: what was read in between is what was recorded
         check_exactness(model)
@@ -148,58 +162,34 @@ class _Attempt:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def _encode(self, dataset: DatasetInput, method: Method, encoder: Encoder, limit: int) -> list[AnyRow]:
-        path = Path(dataset.path)
-        if not path.is_file():
-            raise DataError(
-                f"{dataset.ref}: there is no file {path.name}", hint="the dataset's file was moved or removed"
-            )
-        if sha256_file(path) != dataset.sha256:
-            raise DataError(
-                f"{dataset.ref}: the file does not match the digest it was sealed with", hint="add the dataset again"
-            )
-        rows: list[AnyRow] = []
-        overlong: list[AnyRow] = []
-        num_cut = 0
-        with open(path, "rb") as file:
-            num_lines = sum(1 for _ in file)
-        for num_read, (number, example) in enumerate(iter_examples(path, dataset.format), start=1):
-            self._tell(num_read, num_lines)
-            row = method.encode(example, encoder, dataset.ref, number)
-            if row is None:
-                continue
-            kept = fit(row, limit, self.task.spec.batch.overlong)
-            if kept is None:
-                overlong.append(row)
-            else:
-                rows.append(kept)
-                num_cut += kept.longest < row.longest
-        for note in method.report(dataset.ref):
-            self.events(note)
-        if overlong and self.task.spec.batch.overlong == "skip":
-            self._note(f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens and left out", "warning")
-            if not rows:
-                raise EmptyDatasetError(
-                    f"{dataset.ref}: all {len(overlong)} rows are longer than {limit} tokens",
-                    hint="raise batch.max_tokens up to the model's context",
-                )
-        elif overlong:
-            shown = ", ".join(f"row {row.number} ({row.longest})" for row in overlong[:5])
-            what = f"{dataset.ref}: {len(overlong)} rows are longer than {limit} tokens"
-            if self.task.spec.batch.overlong == "truncate":
-                raise MaskedLabelsError(
-                    f"{what} and cut to that no trained token is left: {shown}",
-                    hint="raise batch.max_tokens up to the model's context, or set batch.overlong to skip",
-                )
-            raise OverlongRowError(f"{what} and batch.overlong is refuse: {shown}")
-        if not rows:
-            raise EmptyDatasetError(f"{dataset.ref}: no rows")
-        if num_cut:
-            self._note(f"{dataset.ref}: {num_cut} rows were cut to {limit} tokens", "warning")
-        return rows
+    def _check_memory(self, sources: list[Any], device: torch.device) -> None:
+        """Refuses what cannot fit before it takes minutes, or other processes down. Raises SpecError."""
+        spec = self.task.spec
+        try:
+            shapes = read_shapes(Path(self.task.base.path))
+        except ModelError:
+            return  # an architecture with other names for its sizes is not estimated
+        sizes = [sizes_of(rows) for rows in sources]
+        num_rows = sum(map(len, sources))
+        step_tokens = spec.batch.num_rows * sum(tokens for tokens, _ in sizes) // num_rows
+        is_cuda = device.type == "cuda"
+        found = memory_plan(
+            spec, shapes, is_cuda=is_cuda, longest=max(longest for _, longest in sizes), step_tokens=step_tokens
+        )
+        limit = torch.cuda.get_device_properties(device).total_memory if is_cuda else memory_limit_bytes()
+        check_fits(found, limit, spec)
+
+    def _cache(self) -> TokenCache | None:
+        if not self.task.cache:
+            return None
+        try:
+            return TokenCache(Path(self.task.cache))
+        except OSError as error:
+            self._note(f"encoded rows are not kept on disk: {error}", "warning")
+            return None
 
     def _hold_out(
-        self, sources: Sequence[list[AnyRow]], method: Method, encoder: Encoder, limit: int
+        self, sources: Sequence[Sequence[AnyRow]], method: Method, reader: RowReader, limit: int
     ) -> tuple[list[Sequence[AnyRow]], list[AnyRow]]:
         """The rows to train on by source, and those to be held out, arranged apart: neither knows of the other."""
         options, held = self.task.spec.held_out, list[list[AnyRow]]()
@@ -209,7 +199,7 @@ class _Attempt:
             num_held = sum(map(len, held))
             self._note(f"held out: {num_held} of {num_held + sum(map(len, sources))} rows")
         elif isinstance(options, HeldOutData):
-            held = [self._encode(dataset, method, encoder, limit) for dataset in self.task.held_out]
+            held = [list(reader.read(dataset)) for dataset in self.task.held_out]
         arranged = [method.arrange(rows, limit) for rows in sources]
         return arranged, [row for rows in held if rows for row in method.arrange(rows, limit)]
 
@@ -269,6 +259,10 @@ class _Attempt:
     def _check_stop(self) -> None:
         if self.should_stop():
             raise CancelledError("stopped before training began")
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jinja2", "posttrain", "tokenizers", "transformers")}
 
 
 def turn_stop_ids(base: ModelInput, tokenizer: Any, config: Any, is_builtin: bool) -> tuple[int, ...]:

@@ -9,9 +9,6 @@ files into the folder is not enough to put words into a model's mouth.
 from __future__ import annotations
 
 import hashlib
-import hmac
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from posttrain.engine.events import write_atomic
+from posttrain.engine.signing import is_signed, secret_of, sign
 from posttrain.engine.spec import canonical_json, sha256_text
 from posttrain.evals.rows import Digest, Record, StopReason
-
-SECRET_FILE = "secret"
-SECRET_BYTES = 32
 
 
 class CachedAnswer(Record):
@@ -70,7 +65,7 @@ class AnswerCache:
     def __init__(self, folder: Path) -> None:
         """Raises OSError: the folder's secret can be neither read nor made."""
         self._folder = folder
-        self._secret = _secret_of(folder)
+        self._secret = secret_of(folder)
 
     def get(self, key: str) -> CachedAnswer | None:
         """The answer, or None where there is none, or the file is damaged or signed by somebody else."""
@@ -78,8 +73,8 @@ class AnswerCache:
             answer = CachedAnswer.model_validate_json(self._path(key).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        signature = self._sign(answer.model_dump(exclude={"signature"}))
-        return answer if answer.key == key and hmac.compare_digest(answer.signature, signature) else None
+        fields = answer.model_dump(exclude={"signature"})
+        return answer if answer.key == key and is_signed(self._secret, fields, answer.signature) else None
 
     def put(self, key: str, text: str, stop_reason: StopReason, num_tokens: int) -> None:
         """Stores an answer, over a damaged one if need be.
@@ -88,33 +83,10 @@ class AnswerCache:
             OSError: the disk is full or not writable.
         """
         fields: dict[str, Any] = {"key": key, "text": text, "stop_reason": stop_reason, "num_tokens": num_tokens}
-        answer = CachedAnswer(**fields, signature=self._sign(fields))
+        answer = CachedAnswer(**fields, signature=sign(self._secret, fields))
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, canonical_json(answer).encode())
 
-    def _sign(self, fields: dict[str, Any]) -> str:
-        return hmac.new(self._secret, canonical_json(fields).encode(), hashlib.sha256).hexdigest()
-
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"
-
-
-def _secret_of(folder: Path) -> bytes:
-    """The folder's secret, made by whoever comes first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SECRET_FILE
-    if not path.exists():
-        own = folder / f".{SECRET_FILE}.{secrets.token_hex(8)}"
-        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(SECRET_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(own, path)  # all of it or nothing, and never over another worker's
-        except FileExistsError:
-            pass  # another worker was first: its secret counts
-        finally:
-            own.unlink()
-    return path.read_bytes()

@@ -14,11 +14,11 @@ from posttrain.evals.rows import ROWS_FILE
 from posttrain.registry import datasets, suites, versions
 from posttrain.registry.artifacts import full_disk_named
 from posttrain.registry.evaluations import record_eval_run
-from posttrain.registry.store import Store
 from posttrain.registry.tables import JobRecord
 from posttrain.service.core import Core
 
 CACHE_FOLDER = "answers"
+TOKENS_FOLDER = "tokens"
 
 
 def prepare(core: Core, job: JobRecord, folder: Path) -> None:
@@ -28,13 +28,14 @@ def prepare(core: Core, job: JobRecord, folder: Path) -> None:
         TamperedError, NotFoundError, DiskFullError: the job cannot be run.
     """
     spec = parse_spec(json.loads(job.spec_json))
-    task = _evaluate_task(core, job, spec) if isinstance(spec, EvaluateSpec) else _train_task(core.store, job, spec)
+    task = _evaluate_task(core, job, spec) if isinstance(spec, EvaluateSpec) else _train_task(core, job, spec)
     with full_disk_named("writing the assignment"):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / ASSIGNMENT_FILE, task.model_dump_json(indent=1).encode())
 
 
-def _train_task(store: Store, job: JobRecord, spec: TrainSpec) -> TrainTask:
+def _train_task(core: Core, job: JobRecord, spec: TrainSpec) -> TrainTask:
+    store = core.store
     held_out = spec.held_out.datasets if isinstance(spec.held_out, HeldOutData) else []
     return TrainTask(
         job=job.id,
@@ -43,6 +44,7 @@ def _train_task(store: Store, job: JobRecord, spec: TrainSpec) -> TrainTask:
         base=versions.model_input(store, job.project, spec.base),
         datasets=[datasets.dataset_input(store, job.project, item.dataset, item.weight) for item in spec.data],
         held_out=[datasets.dataset_input(store, job.project, ref, 1.0) for ref in held_out],
+        cache=str(core.home / TOKENS_FOLDER),
         resume_from=job.resume_from,
     )
 

@@ -32,6 +32,7 @@ class Settings:
 
     workers: int = 1
     threads_per_worker: int = 0
+    standby: bool = True
     poll_s: float = 0.2
     grace_s: float = 30.0
     max_interruptions: int = 3

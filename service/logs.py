@@ -9,6 +9,7 @@ import logging
 import logging.handlers
 from pathlib import Path
 
+LOG_FOLDER = "logs"
 LOG_NAME = "server.log"
 MAX_BYTES = 32 * 2**20
 KEPT_FILES = 5
@@ -38,7 +39,7 @@ def open_log(home: Path, level: int = logging.INFO) -> logging.Handler:
     """Sends all of this package's records to the data folder's log, which rotates. The caller closes it with
     `close_log`.
     """
-    folder = home / "logs"
+    folder = home / LOG_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(
         folder / LOG_NAME, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8"

@@ -27,7 +27,7 @@ from posttrain.service.core import Core, Settings
 from posttrain.service.errors import UnsafeAddressError
 from posttrain.service.executors.base import Executor
 from posttrain.service.executors.local import LocalExecutor
-from posttrain.service.logs import close_log, open_log
+from posttrain.service.logs import LOG_FOLDER, close_log, open_log
 from posttrain.service.measuring import Measurer
 from posttrain.service.metrics import Metrics, MetricsServer
 from posttrain.service.proto import (
@@ -169,6 +169,8 @@ async def _start(core: Core, where: Address, metrics_address: str, executor: Exe
         raise OSError(f"cannot listen on {where}: {hint}") from error
     address = str(Address(where.host, port))
     await server.start()
+    if core.settings.standby and isinstance(executor, LocalExecutor):
+        executor.keep_standby(core.home / LOG_FOLDER)
     for name in SERVICES:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     loops = [

@@ -5,6 +5,7 @@ that an exit record says how it ended, also when torch cannot even be imported. 
 over to, never by this module.
 
     python -m posttrain.service.worker FOLDER [--lock-fd N]   runs an attempt; the descriptor holds FOLDER's lock
+    python -m posttrain.service.worker --standby N            imports all, then waits for an attempt (standby.py)
     python -m posttrain.service.worker --sample               answers one request on standard output (sampling.py)
 """
 
@@ -23,7 +24,8 @@ from types import FrameType
 from posttrain.engine.errors import CancelledError, EngineError
 from posttrain.engine.events import ExitRecord, read_exit, write_atomic, write_exit
 from posttrain.engine.task import EvaluateTask, TrainTask, read_assignment
-from posttrain.service.executors.local import LOCK_FILE, WorkerRecord, start_time
+from posttrain.service.executors.local import LOCK_FILE, WORKER_FILE, WorkerRecord, start_time
+from posttrain.service.executors.standby import await_attempt, taken_clock_s
 
 EXIT_HELD = 75  # EX_TEMPFAIL: another worker holds the attempt
 
@@ -36,6 +38,20 @@ def _run(task: TrainTask | EvaluateTask, folder: Path) -> ExitRecord:
     from posttrain.evals.runner import run_evaluation
 
     return run_evaluation(task, folder)
+
+
+def preload() -> None:
+    """Imports all that attempts use, and loads the small base of this package once: transformers builds tables at its
+    first model. Nothing of a job is known here, and nothing that a job computes with is left behind.
+    """
+    import posttrain.engine.adapters
+    import posttrain.engine.run
+    import posttrain.evals.runner  # noqa: F401
+    from posttrain.engine.base import BASE_DIR
+    from posttrain.engine.models import load
+    from posttrain.engine.task import ModelInput
+
+    load(ModelInput(ref="standby", path=str(BASE_DIR), digest="", weights_digest=""))
 
 
 def run_attempt(folder: Path) -> ExitRecord:
@@ -82,12 +98,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="posttrain.service.worker", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--lock-fd", type=int, default=-1, help="a descriptor that holds the attempt's lock")
+    parser.add_argument("--standby", type=int, default=-1, help="a socket that will bring an attempt")
     parser.add_argument("--sample", action="store_true", help="read a sampling request from standard input")
     options = parser.parse_args(arguments)
     if options.sample:
         from posttrain.service.sampling import serve_sample
 
         return serve_sample(sys.stdin.buffer, sys.stdout.buffer)
+    if options.standby >= 0:
+        return _stand_by(options.standby)
     if options.folder is None:
         parser.error("an attempt folder is needed")
     folder: Path = options.folder.resolve()
@@ -98,9 +117,23 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"another worker holds {folder}", file=sys.stderr)  # noqa: T201 - to the log of whoever started this by hand
         return EXIT_HELD
     os.set_inheritable(descriptor, False)
-    pid = os.getpid()
-    write_atomic(folder / "worker.json", WorkerRecord(pid=pid, started=start_time(pid)).model_dump_json().encode())
+    _say_who(folder)
     return 0 if run_attempt(folder).status == "succeeded" else 1
+
+
+def _stand_by(descriptor: int) -> int:
+    attempt = await_attempt(descriptor, preload)
+    if attempt is None:
+        return 0
+    _say_who(attempt.folder, taken_clock_s())
+    attempt.confirm()
+    return 0 if run_attempt(attempt.folder).status == "succeeded" else 1
+
+
+def _say_who(folder: Path, taken_s: float = 0.0) -> None:
+    pid = os.getpid()
+    record = WorkerRecord(pid=pid, started=start_time(pid), taken_s=taken_s)
+    write_atomic(folder / WORKER_FILE, record.model_dump_json().encode())
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from posttrain.engine.errors import EmptyDatasetError
 from posttrain.engine.spec import Duration, EpochsDuration
+
+_MAX_ROWS = 2**40  # of one source
 
 
 def check_shares(names: Sequence[str], sizes: Sequence[int], weights: Sequence[float]) -> None:
@@ -42,7 +45,7 @@ class Mix:
     weights: Sequence[float]
     seed: int
     _epoch: int = field(default=-1, init=False)
-    _order: list[tuple[int, int]] = field(default_factory=list, init=False)
+    _order: array[int] = field(default_factory=lambda: array("q"), init=False)
 
     def __post_init__(self) -> None:
         check_shares([f"source {i}" for i in range(len(self.sizes))], self.sizes, self.weights)
@@ -57,18 +60,21 @@ class Mix:
         epoch, offset = divmod(position, self.epoch_rows)
         if epoch != self._epoch:
             self._order, self._epoch = self._draw(epoch), epoch
-        return self._order[offset]
+        return divmod(self._order[offset], _MAX_ROWS)
 
-    def _draw(self, epoch: int) -> list[tuple[int, int]]:
+    def _draw(self, epoch: int) -> array[int]:
+        """Places of an epoch, as source * _MAX_ROWS + row: 8 bytes each, since there may be millions."""
         # Seeded by text: Python hashes it with sha512, so the order does not depend on PYTHONHASHSEED.
         rng = random.Random(f"posttrain-mix/{self.seed}/{epoch}")
-        order: list[tuple[int, int]] = []
+        order = array("q")
         for source, (size, weight) in enumerate(zip(self.sizes, self.weights, strict=True)):
             copies = math.floor(weight)
-            order += [(source, row) for _ in range(copies) for row in range(size)]
-            order += [
-                (source, row) for row in sorted(rng.sample(range(size), _num_drawn(size, weight) - copies * size))
-            ]
+            first = source * _MAX_ROWS
+            for _ in range(copies):
+                order.extend(range(first, first + size))
+            order.extend(
+                first + row for row in sorted(rng.sample(range(size), _num_drawn(size, weight) - copies * size))
+            )
         rng.shuffle(order)
         return order
 

@@ -8,7 +8,7 @@ progress.py    bars and lines, on stderr
 follow.py      waiting for a job and its chain
 spawn.py       a server of one's own
 specfile.py    a spec's YAML, with the lines of what is wrong; template.py: `init`'s commented one
-serve.py submit.py jobs.py datasets.py models.py gates.py sample.py demo.py    the commands
+serve.py submit.py plan.py jobs.py datasets.py models.py gates.py sample.py demo.py    the commands
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, str]] = {
     "serve": "serve:serve",
     "tui": "serve:tui",
     "init": "submit:init",
+    "plan": "plan:plan",
     "submit": "submit:submit",
     "jobs": "jobs:jobs",
     "datasets": "datasets:datasets",

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from posttrain.engine.task import LOG_FILE
 from posttrain.service.errors import LaunchError
 from posttrain.service.executors.base import Look
+from posttrain.service.executors.standby import Standby, taken_clock_s
 
 LOCK_FILE = "attempt.lock"
 WORKER_FILE = "worker.json"
@@ -41,21 +42,35 @@ PASSED_VARIABLES = (
 
 
 class WorkerRecord(BaseModel):
-    """Who holds an attempt: a process id is only good together with its start time."""
+    """Who holds an attempt: a process id is only good together with its start time.
+
+    `taken_s` is when a standby took the attempt, on the clock of `taken_clock_s`; 0: it was started for it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pid: int
     started: float
+    taken_s: float = 0.0
 
 
 class LocalExecutor:
-    """Starts `command FOLDER --lock-fd N` for each attempt. `threads` is each worker's share of the cores."""
+    """Starts `command FOLDER --lock-fd N` for each attempt, or hands it to a standby that waits for one. `threads` is
+    each worker's share of the cores.
+    """
 
     def __init__(self, threads: int = 0, command: Sequence[str] = WORKER_COMMAND) -> None:
         self._threads = threads
         self._command = tuple(command)
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
+        self._standby: Standby | None = None
+
+    def keep_standby(self, logs: Path) -> None:
+        """Keeps one idle process from now on that has imported everything; what it says goes into the folder `logs`.
+        Inside the event loop.
+        """
+        self._standby = Standby(self._command, worker_environment(self._threads), logs)
+        self._standby.start()
 
     async def launch(self, folder: Path) -> None:
         descriptor = _try_lock(folder, fcntl.LOCK_EX)
@@ -63,6 +78,11 @@ class LocalExecutor:
             return
         try:
             with open(folder / LOG_FILE, "ab") as log:
+                if self._standby is not None:
+                    taken = await self._standby.hand_over(folder, descriptor, log.fileno())
+                    if taken is not None:
+                        self._children[folder] = taken
+                        return
                 self._children[folder] = subprocess.Popen(
                     [*self._command, str(folder), "--lock-fd", str(descriptor)],
                     stdin=subprocess.DEVNULL,
@@ -110,7 +130,9 @@ class LocalExecutor:
         self._reap(folder)
 
     def detach(self) -> None:
-        """Forgets the workers without ending them; the next service finds them by their locks."""
+        """Forgets the workers without ending them; the next service finds them by their locks. An idle standby ends."""
+        if self._standby is not None:
+            self._standby.close()
         for child in self._children.values():
             if child.poll() is None:
                 child.returncode = 0  # it is meant to outlive this object, which Popen would warn about
@@ -161,6 +183,8 @@ def start_time(pid: int) -> float:
 
 
 def _age_s(record: WorkerRecord) -> float:
+    if record.taken_s:
+        return taken_clock_s() - record.taken_s
     if Path("/proc/self/stat").exists():
         return time.clock_gettime(time.CLOCK_BOOTTIME) - record.started / os.sysconf("SC_CLK_TCK")
     return time.time() - record.started

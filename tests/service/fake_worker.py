@@ -103,7 +103,7 @@ def save(folder: Path, step: int, task: TrainTask) -> None:
 
 
 if __name__ == "__main__":
-    worker._run = run
+    worker._run, worker.preload = run, lambda: None
     try:
         raise SystemExit(worker.main())
     except CancelledError:

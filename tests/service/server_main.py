@@ -30,7 +30,14 @@ def point(name: str) -> None:
 
 
 settings = Settings(
-    **{"poll_s": 0.05, "threads_per_worker": 1, "builtin_suites": False, **options.get("settings", {})}, point=point
+    **{
+        "poll_s": 0.05,
+        "threads_per_worker": 1,
+        "builtin_suites": False,
+        "standby": False,
+        **options.get("settings", {}),
+    },
+    point=point,
 )
 worker = (sys.executable, str(Path(__file__).with_name("fake_worker.py"))) if options.get("fake") else None
 executor = LocalExecutor(1, worker) if worker else None

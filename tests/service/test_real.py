@@ -21,6 +21,7 @@ from .serving import PROJECT, Server
 from .test_chain import promotions, versions_of
 from .test_jobs import children_of
 from .test_recovery import worker_of
+from .test_standby import standby_of
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 240.0
@@ -43,7 +44,7 @@ def spec(**changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, seeded_home: Path) -> Iterator[Server]:
     home = Path(copytree(seeded_home, tmp_path_factory.mktemp("real") / "home"))
-    server = Server(home, settings={"workers": 2}).start()
+    server = Server(home, settings={"workers": 2, "standby": True}).start()
     yield server
     server.close()
 
@@ -52,6 +53,28 @@ def points(server: Server, job: jobs_pb2.Job) -> dict[int, tuple[int, dict[str, 
     """Step -> (newest attempt, values)."""
     request = jobs_pb2.ListJobMetricsRequest(parent=job.name, page_size=1000)
     return {p.step: (p.attempt, dict(p.values)) for p in server.jobs.ListJobMetrics(request).points}
+
+
+def test_a_standby_computes_what_a_worker_of_its_own_does(real: Server) -> None:
+    pid = standby_of(real)
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    nice = [(thread / "stat").read_text().rpartition(")")[2].split()[16] for thread in threads]
+    assert set(nice) == {str(os.getpriority(os.PRIO_PROCESS, 0))}, (
+        "also of threads that libraries started while it was low"
+    )
+    lora = {"type": "lora", "rank": 4, "dropout": 0.1}
+    warm, cold = (submit(real, spec(output=name, adapter=lora, then={"type": "register"})) for name in ("warm", "cold"))
+    workers = [worker_of(real, job) for job in (warm, cold)]
+    assert [worker.pid == pid for worker in workers] == [True, False]
+    assert [worker.taken_s > 0 for worker in workers] == [True, False]
+    for job in (warm, cold):
+        real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    digests = {version.weights_digest for model in ("warm", "cold") for version in versions_of(real, model)}
+    assert len(digests) == 1, "the same weights, bit by bit"
+    ours, theirs = points(real, warm), points(real, cold)
+    assert [(v["loss"], v["grad_norm"]) for _, v in ours.values()] == [
+        (v["loss"], v["grad_norm"]) for _, v in theirs.values()
+    ]
 
 
 def test_a_whole_chain(real: Server) -> None:

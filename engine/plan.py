@@ -1,0 +1,216 @@
+"""What a training job will need: an estimate of its peak memory from its spec and its model's files. Imports no torch.
+
+Counted for one optimiser step, in bytes of the dtypes that the engine uses:
+
+- weights: every tensor of the safetensors files, in the job's dtype.
+- trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
+  of LoRA's r * (inputs + outputs) for each adapted matrix.
+- activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
+- head: logits of one chunk, their softmax and their gradient (engine/losses.py holds at most 2^24 at a time).
+- process: the interpreter with torch, transformers and peft; on CUDA the context.
+
+Measured against real attempts in tests/engine/test_plan.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from posttrain.engine.errors import ModelError, SpecError
+from posttrain.engine.spec import EmaAveraging, LoraAdapter, TrainSpec
+
+PROCESS_BYTES = 440 * 10**6
+CUDA_BYTES = 600 * 10**6
+LOGITS_AT_A_TIME = 2**24  # losses.CHUNK_ELEMENTS, which imports torch; a test compares them
+# With LoRA a pass leaves large freed pieces between small ones that it keeps, and glibc's heap does not give them back:
+# measured 1.8 and 2.1 times the activations. Without LoRA it was 1.0.
+LORA_HEAP = 1.9
+_EMBEDDING_NAMES = ("embed", "wte", "wpe", "lm_head", "embed_out", "output.weight")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A model as the estimate sees it: sizes by the config's usual names, and its matrices by name."""
+
+    num_layers: int
+    width: int
+    query_width: int
+    key_width: int
+    hidden_width: int
+    vocabulary: int
+    num_parameters: int
+    matrices: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by what they are for, in the order of the module's docstring."""
+
+    parts: dict[str, int]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def read_shapes(folder: Path) -> Shapes:
+    """From `config.json` and the headers of the safetensors files; no weights are read.
+
+    Raises:
+        ModelError: a file is missing or cannot be read, or the config does not name the sizes.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        tensors: dict[str, tuple[int, ...]] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            tensors.update(_header(path))
+        config = config.get("text_config", config)
+        width = int(_first(config, "hidden_size", "n_embd", "d_model"))
+        num_heads = int(_first(config, "num_attention_heads", "n_head"))
+        head_width = int(config.get("head_dim") or width // num_heads)
+        return Shapes(
+            num_layers=int(_first(config, "num_hidden_layers", "n_layer")),
+            width=width,
+            query_width=num_heads * head_width,
+            key_width=int(config.get("num_key_value_heads") or num_heads) * head_width,
+            hidden_width=int(config.get("intermediate_size") or config.get("n_inner") or 4 * width),
+            vocabulary=int(config["vocab_size"]),
+            num_parameters=sum(prod(shape) for shape in tensors.values()),
+            matrices={
+                name: (shape[0], shape[1])
+                for name, shape in tensors.items()
+                if len(shape) == 2 and not any(part in name for part in _EMBEDDING_NAMES)
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(f"{folder.name}: its sizes cannot be read: {error}") from error
+
+
+def memory_plan(
+    spec: TrainSpec, shapes: Shapes, *, is_cuda: bool = False, longest: int = 0, step_tokens: int = 0
+) -> MemoryPlan:
+    """The peak of one attempt. `longest` and `step_tokens`, tokens of the longest row and of a step, are bounded by the
+    spec where they are not known (0).
+    """
+    longest = longest or spec.batch.max_tokens
+    # A pass is filled up to micro_tokens, unless the step has less; a longer row is alone in its own.
+    num_tokens = min(max(spec.batch.micro_tokens, longest), step_tokens or spec.batch.num_rows * longest)
+    is_half = spec.dtype == "bfloat16" or (spec.dtype == "auto" and is_cuda)
+    size = 2 if is_half else 4
+    lora = spec.adapter if isinstance(spec.adapter, LoraAdapter) else None
+    trained = lora_parameters(lora, shapes) if lora else shapes.num_parameters
+    logits = min(num_tokens * shapes.vocabulary, max(LOGITS_AT_A_TIME, 16 * shapes.vocabulary))
+    each, layers = kept_elements(shapes, lora), shapes.num_layers
+    # With checkpointing a layer keeps its input, and one layer at a time all of it.
+    elements = layers * shapes.width + each if spec.memory.gradient_checkpointing else layers * each
+    kept = size * num_tokens * elements
+    parts = {
+        "process": CUDA_BYTES if is_cuda else PROCESS_BYTES,
+        "weights": size * (shapes.num_parameters + (trained if lora else 0)),
+        "masters": 4 * trained if is_half else 0,
+        "gradients": 4 * trained,
+        # 8-bit moments; Adafactor keeps a row and a column for each matrix (arXiv:1804.04235), next to nothing.
+        "moments": {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}[spec.optimizer.name] * trained,
+        "average": 4 * trained if isinstance(spec.averaging, EmaAveraging) else 0,
+        "activations": round(kept * (LORA_HEAP if lora and not is_cuda else 1)),
+        "head": 4 * 3 * logits,
+    }
+    return MemoryPlan(parts)
+
+
+def kept_elements(shapes: Shapes, lora: LoraAdapter | None = None) -> int:
+    """Elements that autograd keeps per token and layer of a pre-norm transformer with a gated MLP.
+
+    Twice a norm: its input, the normalised input (for the gain's gradient) and its output; turned queries and keys,
+    values, and attention's output twice (by segment, and joined); gate, its activation, up, and their product. With
+    LoRA the gain is frozen, and each adapted matrix keeps its r-wide inner state and, with dropout, a copy and a mask
+    of its input.
+    """
+    common = 3 * shapes.query_width + 2 * shapes.key_width + 4 * shapes.hidden_width
+    if lora is None:
+        return 6 * shapes.width + common
+    adapted = max(1, round(len(_adapted(lora, shapes)) / shapes.num_layers))
+    dropped = sum(columns for _, columns in _adapted(lora, shapes).values()) // shapes.num_layers
+    return 4 * shapes.width + common + adapted * lora.rank + (dropped * 5 // 4 if lora.dropout else 0)
+
+
+def lora_parameters(lora: LoraAdapter, shapes: Shapes) -> int:
+    """r * (inputs + outputs) of each adapted matrix (arXiv:2106.09685), and DoRA's magnitudes (arXiv:2402.09353)."""
+    adapted = _adapted(lora, shapes).values()
+    magnitudes = sum(rows for rows, _ in adapted) if lora.weight_decomposed else 0
+    return sum(lora.rank * (rows + columns) for rows, columns in adapted) + magnitudes
+
+
+def memory_limit_bytes() -> int:
+    """What this machine, or the control group of this process, has; 0 where neither says."""
+    found = []
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            found.append(int(path.read_text()))
+        except (OSError, ValueError):  # none, or "max"
+            continue
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min((number for number in found if number > 0), default=0)
+
+
+def check_fits(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> None:
+    """Refuses a job that needs more than there is.
+
+    Raises:
+        SpecError: says by how much, what most of it is for, and what to change.
+    """
+    if not limit_bytes or plan.total_bytes <= limit_bytes:
+        return
+    largest = max(plan.parts, key=lambda name: plan.parts[name])
+    raise SpecError(
+        f"about {_gb(plan.total_bytes)} of memory are needed and there are {_gb(limit_bytes)}; "
+        f"{largest} take {_gb(plan.parts[largest])}",
+        hint=" or ".join(_ways_out(plan, limit_bytes, spec)),
+    )
+
+
+def _ways_out(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> Sequence[str]:
+    found = []
+    rest = plan.total_bytes - plan.parts["activations"]
+    tokens = spec.batch.micro_tokens * max(0, limit_bytes - rest) // max(1, plan.parts["activations"])
+    if tokens >= 64:
+        found.append(f"set batch.micro_tokens to {tokens // 64 * 64} (and keep rows that short: batch.max_tokens)")
+    if not spec.memory.gradient_checkpointing and rest < limit_bytes:
+        found.append("set memory.gradient_checkpointing to true")
+    if not isinstance(spec.adapter, LoraAdapter) and plan.parts["moments"] > 0:
+        found.append("set adapter.type to lora, which needs no gradients and moments of the base")
+    return found or ["take a smaller model, or a machine with more memory"]
+
+
+def _gb(number: int) -> str:
+    return f"{number / 1e9:.1f} GB"
+
+
+def _adapted(lora: LoraAdapter, shapes: Shapes) -> Mapping[str, tuple[int, int]]:
+    if not lora.targets:
+        return shapes.matrices
+    return {name: shape for name, shape in shapes.matrices.items() if name.rsplit(".", 2)[-2] in lora.targets}
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > 100 * 2**20:
+            raise ValueError(f"{path.name} has no safetensors header")
+        header = json.loads(file.read(length))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _first(config: Mapping[str, Any], *names: str) -> Any:
+    for name in names:
+        if config.get(name):
+            return config[name]
+    raise KeyError(f"the config names none of {', '.join(names)}")
