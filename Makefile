@@ -50,8 +50,9 @@ proto: $(VENV)/.dev  ## writes the generated protocol code; a test fails when it
 tui: $(VENV)/.run  ## the terminal UI on the demo's data folder (starts a server if none runs)
 	$(BIN)/posttrain tui --home .demo --serve
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/sft_vs_trl.py
+bench: $(VENV)/.dev  ## training steps against TRL's: a quarter of an hour, on an idle machine (docs/benchmarks.md)
+	mkdir -p build
+	$(BIN)/python -m benchmarks --json build/benchmarks.json
 
 walkthrough: $(VENV)/.dev  ## the same way on SmolLM2-135M-Instruct (docs/walkthrough-smollm2.md)
 	bash examples/smollm2/run.sh

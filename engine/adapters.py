@@ -16,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from posttrain.engine.errors import ModelError, SpecError
+from posttrain.engine.lora import use_one_product
 from posttrain.engine.spec import LoraAdapter
 from posttrain.engine.weights import ADAPTER_CONFIG_FILE
 
@@ -51,6 +52,7 @@ def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequen
     except ValueError as error:
         raise SpecError(f"adapter.targets: {str(error).splitlines()[0]}") from None
     model.peft_config["default"].base_model_name_or_path = base_ref
+    use_one_product(model)
     return model
 
 

@@ -36,20 +36,25 @@ class _SummedNll(torch.autograd.Function):
         needs_hidden = ctx.needs_input_grad[0]
         trained = [p for p, needed in zip(parameters, ctx.needs_input_grad[4:], strict=True) if needed]
         grad_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        grads = [torch.zeros_like(p, dtype=torch.float32) for p in trained]
+        grads: list[Tensor] = []
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             with torch.enable_grad():
                 hidden_CD = hidden_ND[part].detach().requires_grad_(needs_hidden)
-                nll = nn.functional.cross_entropy(project(hidden_CD).float(), targets_N[part], reduction="sum")
-                inputs = [*([hidden_CD] if needs_hidden else []), *trained]
-                found = list(torch.autograd.grad(nll, inputs)) if inputs else []
-            total += nll.detach()
+                logits_CV = project(hidden_CD)
+            nll, grad_CV = _nll_and_gradient(logits_CV.detach(), targets_N[part])
+            total += nll
+            inputs = [*([hidden_CD] if needs_hidden else []), *trained]
+            found = list(torch.autograd.grad(logits_CV, inputs, grad_CV)) if inputs else []
             if grad_ND is not None:
                 grad_ND[part] = found.pop(0)
-            for grad, new in zip(grads, found, strict=True):
-                grad += new
+            if start == 0:
+                grads = [new.float() for new in found]
+            else:
+                for grad, new in zip(grads, found, strict=True):
+                    grad += new
+        grads = grads or [torch.zeros_like(p, dtype=torch.float32) for p in trained]  # of no positions at all
         ctx.grad_hidden = grad_ND
         ctx.grads = [grad.to(p.dtype) for grad, p in zip(grads, trained, strict=True)]
         return total
@@ -57,10 +62,25 @@ class _SummedNll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad_total,) = grad_outputs
+        if ctx.grads is None:
+            raise RuntimeError("the gradient of a summed log-likelihood can be taken once")
+        # Scaled in place: that of a head with a large vocabulary is not held twice.
         remaining = iter(ctx.grads)
-        to_parameters = [next(remaining) * grad_total if needed else None for needed in ctx.needs_input_grad[4:]]
-        to_hidden = None if ctx.grad_hidden is None else ctx.grad_hidden * grad_total.to(ctx.grad_hidden.dtype)
+        to_parameters = [next(remaining).mul_(grad_total) if needed else None for needed in ctx.needs_input_grad[4:]]
+        to_hidden = None if ctx.grad_hidden is None else ctx.grad_hidden.mul_(grad_total.to(ctx.grad_hidden.dtype))
+        ctx.grads = ctx.grad_hidden = None
         return (to_hidden, None, None, None, *to_parameters)
+
+
+def _nll_and_gradient(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy, and its gradient softmax(logits) - 1[target] in the logits' type, with one [C, V] tensor
+    beside the logits where autograd would hold three."""
+    logp_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
+    places_C = torch.arange(len(targets_C), device=targets_C.device)
+    nll = -logp_CV[places_C, targets_C].sum()
+    grad_CV = logp_CV.exp_()
+    grad_CV[places_C, targets_C] -= 1
+    return nll, grad_CV.to(logits_CV.dtype)
 
 
 def summed_nll(

@@ -66,6 +66,15 @@ def step_gradients(model: LanguageModel, micro_tokens: int) -> tuple[float, dict
     return total, {name: p.grad.clone() for name, p in model.trainable() if p.grad is not None}, len(micros)
 
 
+def test_the_gradient_is_given_once() -> None:
+    """It is scaled in place, so a second time would be wrong: an error, not another number."""
+    hidden = torch.randn(3, 4, requires_grad=True)
+    loss = summed_nll(hidden, torch.tensor([0, 2, 1]), lambda rows: rows, [], 4)
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="can be taken once"):
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_eight_by_one_equals_one_by_eight(name: str) -> None:
     model = tiny_model(name)
