@@ -13,6 +13,7 @@ from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.examples import AnyExample, Example, PairExample
 from posttrain.engine.data.statistics import Statistics, statistics_of
 from posttrain.engine.data.validate import iter_examples
+from posttrain.engine.errors import EmptyDatasetError
 from posttrain.engine.methods import method_of
 from posttrain.engine.models import context_of, load_config, load_tokenizer
 from posttrain.engine.run import turn_stop_ids
@@ -44,6 +45,8 @@ def measure(task: TrainTask) -> tuple[Statistics, int]:
                     yield row
 
     found = statistics_of(rows(), min(task.spec.batch.max_tokens, context_of(config)))
+    if found is None:
+        raise EmptyDatasetError(f"{task.datasets[0].ref}: no rows")
     return found, num_characters
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from posttrain.engine.checkpoint import sha256_file
 from posttrain.engine.data.encoded import AnyRow, fit
 from posttrain.engine.data.examples import AnyExample
+from posttrain.engine.data.statistics import statistics_of
 from posttrain.engine.data.token_cache import TokenCache, entry_key
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.errors import DataError, DiskFullError, EmptyDatasetError, MaskedLabelsError, OverlongRowError
@@ -97,25 +98,31 @@ class RowReader:
             num_lines = sum(1 for _ in file)
         num_kept = num_cut = num_overlong = 0
         shown: list[str] = []
-        for num_read, (number, example) in enumerate(iter_examples(path, dataset.format), start=1):
-            self.tell(num_read, num_lines)
-            row = self.encode(example, dataset.ref, number)
-            if row is None:
-                continue
-            kept = fit(row, self.limit, self.overlong)
-            if kept is None:
-                num_overlong += 1
-                if num_overlong <= NUM_SHOWN:
-                    shown.append(f"row {row.number} ({row.longest})")
-            else:
-                num_kept += 1
-                num_cut += kept.longest < row.longest
-                if not num_overlong or self.overlong == "skip":
-                    add(kept)
+
+        def encoded() -> Iterator[AnyRow]:
+            nonlocal num_kept, num_cut, num_overlong
+            for num_read, (number, example) in enumerate(iter_examples(path, dataset.format), start=1):
+                self.tell(num_read, num_lines)
+                row = self.encode(example, dataset.ref, number)
+                if row is None:
+                    continue
+                kept = fit(row, self.limit, self.overlong)
+                if kept is None:
+                    num_overlong += 1
+                    if num_overlong <= NUM_SHOWN:
+                        shown.append(f"row {row.number} ({row.longest})")
+                else:
+                    num_kept += 1
+                    num_cut += kept.longest < row.longest
+                    if not num_overlong or self.overlong == "skip":
+                        add(kept)
+                yield row
+
+        found = statistics_of(encoded(), self.limit)
         notes = self.report(dataset.ref)
         if num_overlong and not (num_kept and self.overlong == "skip"):
             raise self._too_long(dataset, num_overlong, ", ".join(shown))
-        if not num_kept:
+        if found is None:
             raise EmptyDatasetError(f"{dataset.ref}: no rows")
         if num_overlong:
             text = f"{dataset.ref}: {num_overlong} rows are longer than {self.limit} tokens and left out"
@@ -123,7 +130,7 @@ class RowReader:
         if num_cut:
             text = f"{dataset.ref}: {num_cut} rows were cut to {self.limit} tokens"
             notes.append(Note(message=text, level="warning"))
-        return notes
+        return [*notes, Note(message=f"{dataset.ref}: {found}")]
 
     def _too_long(self, dataset: DatasetInput, count: int, shown: str) -> DataError:
         what = f"{dataset.ref}: {count} rows are longer than {self.limit} tokens"

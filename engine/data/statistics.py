@@ -53,12 +53,8 @@ class Statistics:
         return f"{cut}: cutting them drops {self.num_cut:,} tokens{lost}"
 
 
-def statistics_of(rows: Iterable[AnyRow], limit: int) -> Statistics:
-    """Statistics of rows under a limit of tokens a row; four bytes of memory a row.
-
-    Raises:
-        ValueError: no rows.
-    """
+def statistics_of(rows: Iterable[AnyRow], limit: int) -> Statistics | None:
+    """Statistics of rows under a limit of tokens a row; None of no rows. Four bytes of memory a row."""
     lengths = array("i")
     num_tokens = num_trained = num_overlong = num_cut = num_lost = 0
     for row in rows:
@@ -71,7 +67,7 @@ def statistics_of(rows: Iterable[AnyRow], limit: int) -> Statistics:
             num_lost += kept is None
             num_cut += len(row) - len(kept) if kept is not None else 0
     if not lengths:
-        raise ValueError("statistics of no rows")
+        return None
     ordered = sorted(lengths)
     return Statistics(
         num_rows=len(ordered),

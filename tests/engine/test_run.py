@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -346,7 +347,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_note(
     record = succeeded(with_task(task, attempt=2, resume_from=str(folder / "step-00000004")), tmp_path / "a2")
     assert record.summary["loss"] == whole.summary["loss"]
     assert events_of(tmp_path / "a2", Resumed)[0].step == 2
-    assert "skipped: checkpoint step-00000004" in events_of(tmp_path / "a2", Note)[0].message
+    assert "skipped: checkpoint step-00000004" in events_of(tmp_path / "a2", Note)[-1].message
 
     cut(folder / "step-00000002" / "optimizer.safetensors")
     failed = run_training(with_task(task, attempt=3, resume_from=str(folder / "step-00000004")), tmp_path / "a3")
@@ -429,6 +430,12 @@ def test_a_non_finite_gradient_is_an_error_before_the_update(
     assert "at step 3; rows of the batch: data@1 row " in record.message
     assert max(losses_of(tmp_path / "a1")) == 2
     assert num_updates == 2
+
+
+def test_an_attempt_says_what_its_rows_are_like(tmp_path: Path) -> None:
+    succeeded(make_task(tmp_path, "sft"), tmp_path / "a1")
+    (told,) = [event.message for event in events_of(tmp_path / "a1", Note)]
+    assert re.fullmatch(r"data@1: 24 rows, [\d,]+ tokens, \d+\.\d% of them trained; lengths: .*; none above 128", told)
 
 
 def test_rows_that_are_too_long_are_left_out_and_counted_if_that_is_asked_for(tmp_path: Path) -> None:
