@@ -6,7 +6,7 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
 - trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
   of LoRA's r * (inputs + outputs) for each adapted matrix.
 - activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
-- head: logits of one chunk, their softmax and their gradient (engine/losses.py holds at most 2^24 at a time).
+- head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
 - process: the interpreter with torch, transformers and peft; on CUDA the context.
 
 Measured against real attempts in tests/engine/test_plan.py.
@@ -30,8 +30,8 @@ PROCESS_BYTES = 440 * 10**6
 CUDA_BYTES = 600 * 10**6
 LOGITS_AT_A_TIME = 2**24  # losses.CHUNK_ELEMENTS, which imports torch; a test compares them
 # With LoRA a pass leaves large freed pieces between small ones that it keeps, and glibc's heap does not give them back:
-# measured 1.8 and 2.1 times the activations. Without LoRA it was 1.0.
-LORA_HEAP = 1.9
+# measured 1.2 to 1.35 times the activations. Without LoRA it was 1.0.
+LORA_HEAP = 1.3
 _EMBEDDING_NAMES = ("embed", "wte", "wpe", "lm_head", "embed_out", "output.weight")
 
 
@@ -120,7 +120,8 @@ def memory_plan(
         "moments": {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}[spec.optimizer.name] * trained,
         "average": 4 * trained if isinstance(spec.averaging, EmaAveraging) else 0,
         "activations": round(kept * (LORA_HEAP if lora and not is_cuda else 1)),
-        "head": 4 * 3 * logits,
+        # Log-probabilities become the gradient in place (losses.py); those of dpo are autograd's, which keeps one more.
+        "head": 4 * (3 if spec.kind == "dpo" else 2) * logits,
     }
     return MemoryPlan(parts)
 
