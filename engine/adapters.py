@@ -48,7 +48,8 @@ def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequen
     )
     try:
         with _quiet():
-            model = get_peft_model(module, config)
+            # In the base's type: the optimiser keeps float32 masters, and mixed types would leave the one-product path.
+            model = get_peft_model(module, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise SpecError(f"adapter.targets: {str(error).splitlines()[0]}") from None
     model.peft_config["default"].base_model_name_or_path = base_ref

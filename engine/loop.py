@@ -48,7 +48,8 @@ class Trainer:
     """One run of a method over rows.
 
     `sources[i]` holds the encoded rows of `spec.data[i]` that are trained on, `held_out` those that are not.
-    `should_stop` is asked after each step.
+    `should_stop` is asked after each step. `spec_sha256`, the
+    spec's if empty, marks checkpoints: a newer version adds defaults to a spec that was accepted before.
     """
 
     spec: TrainSpec
@@ -59,6 +60,7 @@ class Trainer:
     checkpoints: Path
     should_stop: Callable[[], bool] = lambda: False
     held_out: Sequence[AnyRow] = field(default_factory=list)
+    spec_sha256: str = ""
 
     def __post_init__(self) -> None:
         weights = [source.weight for source in self.spec.data]
@@ -67,7 +69,7 @@ class Trainer:
         self._optimizer = Optimizer(self.models.policy.trainable(), self.spec.optimizer)
         averaging = self.spec.averaging
         self._average = Average(self._optimizer, averaging.decay) if isinstance(averaging, EmaAveraging) else None
-        self._digest = spec_digest(self.spec)
+        self._digest = self.spec_sha256 or spec_digest(self.spec)
         self._counters = Counters()
         self._history = History()
         if self.spec.memory.gradient_checkpointing:

@@ -177,9 +177,10 @@ def orpo(pairs: PairLogps, weight: float) -> Tensor:
     """ORPO, arXiv:2403.07691 eqs. 6 and 7: mean NLL of chosen plus `weight` times the odds-ratio term; needs no
     reference; [P].
     """
-    chosen_P, rejected_P = pairs.mean_chosen_P, pairs.mean_rejected_P
+    # A short answer that is learnt well has probability 1 in float32, and odds of infinity.
+    chosen_P, rejected_P = (logp_P.clamp(max=-1e-7) for logp_P in (pairs.mean_chosen_P, pairs.mean_rejected_P))
     log_odds_P = chosen_P - rejected_P - (log1mexp(chosen_P) - log1mexp(rejected_P))
-    return -chosen_P - weight * nn.functional.logsigmoid(log_odds_P)
+    return -pairs.mean_chosen_P - weight * nn.functional.logsigmoid(log_odds_P)
 
 
 def kto(

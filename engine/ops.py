@@ -47,7 +47,8 @@ class _TokenLogps(torch.autograd.Function):
         (grad_N,) = grad_outputs
         nothing = [None] * len(ctx.parameters)
         if ctx.grad_hidden is not None:
-            return (ctx.grad_hidden * grad_N[:, None].to(ctx.grad_hidden.dtype), None, None, None, *nothing)
+            grad_ND = (ctx.grad_hidden * grad_N[:, None]).to(ctx.grad_hidden.dtype)  # multiplied in float32
+            return (grad_ND, None, None, None, *nothing)
         hidden_ND, targets_N = ctx.saved_tensors
         needs_hidden = ctx.needs_input_grad[0]
         needed = ctx.needs_input_grad[4:]

@@ -20,7 +20,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, record_of, run_attempt, stop_signal
+from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, run_attempt
 from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
@@ -30,7 +30,7 @@ from posttrain.engine.data.token_cache import TokenCache, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
-from posttrain.engine.held_out import by_source, split_share
+from posttrain.engine.held_out import split_share
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
@@ -48,13 +48,11 @@ from posttrain.engine.models import (
 )
 from posttrain.engine.optim import check_update_rule
 from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
-from posttrain.engine.score import add_score_head, save_reward_model
+from posttrain.engine.score import add_score_head, save_reward_model, use_other_padding
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, ModelInput, TrainTask
 from posttrain.engine.trackers import tracked
 
-# Names that evals.runner took from here before the frame had a module of its own.
-_record_of, _stop_signal = record_of, stop_signal
 __all__ = ["RESERVE_BYTES", "run_training"]
 
 PROGRESS_EVERY_S = 1.0
@@ -132,12 +130,13 @@ class _Attempt:
         models = Models(model, peft)
         if method.caches_reference:
             self._phase("reference")
-            method.prepare(by_source(sources, held_out) if held_out else sources, models, self._tell)
+            method.prepare([*sources, held_out], models, self._tell)
 
         checkpoints = self.folder / CHECKPOINTS_FOLDER
-        trainer = Trainer(spec, method, models, sources, self.events, checkpoints, self.should_stop, held_out)
+        digest = self.task.spec_sha256 or spec_digest(spec)
+        trainer = Trainer(spec, method, models, sources, self.events, checkpoints, self.should_stop, held_out, digest)
         if self.task.resume_from:
-            checkpoint, skipped = newest_sound(Path(self.task.resume_from), spec_digest(spec))
+            checkpoint, skipped = newest_sound(Path(self.task.resume_from), digest)
             for reason in skipped:
                 self._note(f"skipped: {reason}", "warning")
             trainer.resume(checkpoint)
@@ -147,6 +146,7 @@ class _Attempt:
         seconds = time.monotonic() - started
 
         self._phase("saving")
+        num_trained = sum(parameter.numel() for _, parameter in model.trainable())  # saving may merge them away
         self._save(model, peft, tokenizer, method.makes)
         return {
             "loss": counters.loss,
@@ -156,7 +156,7 @@ class _Attempt:
             "rows": counters.rows,
             "training_s": round(seconds, 3),
             "template_digest": template.digest,
-            "num_trained_parameters": sum(parameter.numel() for _, parameter in model.trainable()),
+            "num_trained_parameters": num_trained,
             **trainer.outcome(),
         }
 
@@ -228,7 +228,8 @@ class _Attempt:
             if makes == "reward_model":
                 if peft is not None:
                     peft.merge_and_unload(safe_merge=True)
-                save_reward_model(model, temporary)
+                stop_ids = stop_ids_of(tokenizer, model.module.generation_config, model.module.config)
+                save_reward_model(model, temporary, use_other_padding(tokenizer, stop_ids))
             elif peft is None:
                 model.module.save_pretrained(temporary)
             else:

@@ -7,6 +7,7 @@ Shape suffixes: T packed tokens, S sequences, D model width.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,25 @@ def sequence_scores(batch: Batch, model: LanguageModel) -> Tensor:
     return scores_S1.squeeze(-1).float()
 
 
-def save_reward_model(model: LanguageModel, folder: Path) -> None:
+def use_other_padding(tokenizer: Any, stop_ids: Sequence[int]) -> int | None:
+    """The id to pad with, which the tokenizer pads with from then on; None if it has none but stop tokens.
+
+    transformers scores at the last token that is not padding, the engine at the stop token: a model that pads with its
+    stop token would be asked at the token before it. Without an id transformers refuses to score several rows at once.
+    """
+    usable = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, *tokenizer.all_special_ids]
+    pad_id = next((index for index in usable if index is not None and index not in stop_ids), None)
+    tokenizer.pad_token = None if pad_id is None else tokenizer.convert_ids_to_tokens(pad_id)
+    return pad_id
+
+
+def save_reward_model(model: LanguageModel, folder: Path, pad_id: int | None) -> None:
     """Writes the backbone and the score head as a Hugging Face folder; adapters must have been merged."""
     classifier = _empty_classifier(model)
     prefix = classifier.base_model_prefix + "."
     own = {name: tensor for name, tensor in model.module.state_dict().items() if name.startswith((prefix, HEAD + "."))}
     classifier.load_state_dict(own, assign=True, strict=True)
-    classifier.config.pad_token_id = model.module.config.pad_token_id
+    classifier.config.pad_token_id = pad_id
     classifier.save_pretrained(folder)
 
 

@@ -117,7 +117,7 @@ class OptimizerOptions(Option):
     epsilon: Positive = 1e-8
     max_grad_norm: Positive = Field(default=1.0, description="the gradient's global norm is clipped to this")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: Fraction = Field(default=0.03, description="share of the steps in which the rate rises from 0")
+    warmup_ratio: Fraction = Field(default=0.03, description="share of the steps in which the rate rises")
     final_ratio: Fraction = Field(default=0.0, description="the rate that the decay ends at, as a share of the peak")
     name: Literal["adamw", "adamw_8bit", "adafactor"] = Field(
         default="adamw",
@@ -307,7 +307,7 @@ class ToolUseSpec(TrainCommon):
 
 class DpoOptimizerOptions(OptimizerOptions):
     learning_rate: Positive = Field(default=5e-7, description="peak; about ten times higher for LoRA")
-    warmup_ratio: Fraction = Field(default=0.1, description="share of the steps in which the rate rises from 0")
+    warmup_ratio: Fraction = Field(default=0.1, description="share of the steps in which the rate rises")
 
 
 class PairLossOptions(Option):

@@ -64,6 +64,9 @@ class TrainTask(Option):
     type: Literal["train"] = "train"
     job: str
     attempt: int
+    spec_sha256: str = Field(
+        default="", description="of the spec as it was accepted; empty: of the spec as it reads now"
+    )
     spec: Annotated[TrainSpec, Field(discriminator="kind")]
     base: ModelInput
     datasets: list[DatasetInput]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from sqlmodel import col, desc, func, select
 
-from posttrain.engine.spec import Option, canonical_json, sha256_text, spec_digest
+from posttrain.engine.spec import Option, canonical_json, parse_spec, sha256_text
 from posttrain.engine.task import ModelInput, TrainTask
 from posttrain.registry import datasets, lineage
 from posttrain.registry.artifacts import scan_folder
@@ -89,7 +90,8 @@ def register_trained(store: Store, project: str, task: TrainTask, folder: Path, 
         if known is not None:
             return known
         job = tx.get_job(project, task.job)
-        if job.spec_sha256 != spec_digest(task.spec):
+        # Compared as they read now: a newer version has added defaults to a spec that was accepted before.
+        if parse_spec(json.loads(job.spec_json)) != task.spec:
             raise InvalidArgumentError(f"the task has another spec than job {job.id}", "task")
         parent = get_version(tx, project, task.base.ref)
         checked_manifest(tx, parent)

@@ -40,6 +40,7 @@ def _train_task(core: Core, job: JobRecord, spec: TrainSpec) -> TrainTask:
     return TrainTask(
         job=job.id,
         attempt=job.attempt,
+        spec_sha256=job.spec_sha256,
         spec=spec,
         base=versions.model_input(store, job.project, spec.base),
         datasets=[datasets.dataset_input(store, job.project, item.dataset, item.weight) for item in spec.data],

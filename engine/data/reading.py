@@ -22,7 +22,8 @@ NUM_SHOWN = 5
 MIN_CACHED_BYTES = 32 * 2**10  # a smaller file is encoded in about the time that it takes to write an entry
 _NOT_ENCODED = {
     "display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer",
-    "batch", "checkpoint", "then",
+    "batch", "checkpoint", "then", "held_out", "averaging", "memory", "trackers", "loss", "reference", "nll_weight",
+    "centring",
 }  # fmt: skip
 _NO_TOKENIZER = (".safetensors", ".safetensors.index.json", "generation_config.json", ".md")
 

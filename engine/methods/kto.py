@@ -4,12 +4,13 @@
 
 z0 estimates how far the policy has moved from the reference: the mean of log pi / pi_ref over prompts with an answer
 that belongs to another prompt, at least 0, and no gradient flows through it. A row's other answer is that of the next
-row of its dataset, so it does not depend on the batch; z0 is computed over the whole step before its first
-micro-batch, so the loss does not depend on how the step is split.
+row of its dataset with another prompt, so it does not depend on the batch; z0 is computed over the whole step before
+its first micro-batch, so the loss does not depend on how the step is split.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow, Branch, Group
 from posttrain.engine.data.examples import AnyExample, LabelledExample
 from posttrain.engine.data.packing import Batch, collate, split
-from posttrain.engine.errors import EmptyDatasetError
+from posttrain.engine.errors import EmptyDatasetError, NonFiniteError
 from posttrain.engine.methods.base import Metrics, Models, Told, Window
 from posttrain.engine.methods.chat import ChatMethod
 from posttrain.engine.methods.reference import ReferenceLogps, sequence_logps
@@ -51,17 +52,25 @@ class KtoMethod(ChatMethod[DpoSpec]):
         return encoder.labelled(example, source, number)
 
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> list[AnyRow]:
-        """Gives each row the next one's answer, cut where it would be longer than a row may be.
+        """Gives each row the answer of the next one that has another prompt, cut where it would be longer than a row
+        may be.
 
         Raises:
-            EmptyDatasetError: there is no other row.
+            EmptyDatasetError: all rows have the same prompt.
         """
         groups = [row for row in rows if isinstance(row, Group)]
-        if len(groups) < 2:
-            raise EmptyDatasetError(
-                f"{groups[0].source}: kto compares each row with another row's answer, but there is only one row"
-            )
-        return [self._with_other(row, groups[(i + 1) % len(groups)], max_tokens) for i, row in enumerate(groups)]
+        others: list[Group] = []
+        other = next((group for group in groups if group.prefix != groups[-1].prefix), None)
+        for group, following in zip(reversed(groups), [None, *reversed(groups[1:])], strict=True):
+            if following is not None and following.prefix != group.prefix:
+                other = following
+            if other is None:
+                raise EmptyDatasetError(
+                    f"{group.source}: kto compares each row with an answer to another prompt; there is only one prompt"
+                )
+            others.append(other)
+        pairs = zip(groups, reversed(others), strict=True)
+        return [self._with_other(group, other, max_tokens) for group, other in pairs]
 
     def _with_other(self, row: Group, other: Group, max_tokens: int) -> Group:
         room = max(max_tokens - len(row.prefix), 1)
@@ -88,7 +97,11 @@ class KtoMethod(ChatMethod[DpoSpec]):
             batch = collate(others, models.policy.device)
             with torch.no_grad():
                 policy_S = sequence_logps(batch, models.policy)
-            total += float((policy_S - self._reference_logps(micro, batch, models, branch=1)).sum())
+            share = float((policy_S - self._reference_logps(micro, batch, models, branch=1)).sum())
+            if not math.isfinite(share):  # told here: z0 is in every row's loss, so it could not be told later
+                shown = ", ".join(row.name for row in micro[:8]) + (" and more" if len(micro) > 8 else "")
+                raise NonFiniteError(f"the divergence from the reference is {share}; rows of the batch: {shown}")
+            total += share
         return KtoWindow(
             num_targets=targets,
             num_rows=len(rows),

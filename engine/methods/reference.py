@@ -42,25 +42,37 @@ class ReferenceLogps:
         self._values: dict[str, np.ndarray[tuple[int, int], np.dtype[np.float32]]] = {}
 
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
-        """Computes them; `tell(done, total)` counts rows. A row is known by its source and number."""
-        groups = {(row.source, row.number): row for rows in sources for row in rows if isinstance(row, Group)}
-        width = max((len(row.branches) for row in groups.values()), default=0)
-        last: dict[str, int] = {}
-        for source, number in groups:
-            last[source] = max(number, last.get(source, 0))
-        self._values = {source: np.full((most + 1, width), math.nan, np.float32) for source, most in last.items()}
-        ordered, done = list(groups.values()), 0
+        """Computes them; `tell(done, total)` counts rows. A row is known by its source and number; one that stands in
+        several lists is computed once. Of the rows themselves only a part is held at a time.
+        """
+        self._values = {}
+        done, total = 0, sum(map(len, sources))
         with models.reference() as model:
-            # A part of the rows at a time, so that rows of about the same length share a pass.
-            for start in range(0, len(ordered), SORTED_ROWS):
-                for micro in split(ordered[start : start + SORTED_ROWS], self._micro_tokens):
-                    batch = collate(micro, model.device)
-                    logps = iter(sequence_logps(batch, model).tolist())
-                    for row in batch.rows:
-                        assert isinstance(row, Group)
-                        self._values[row.source][row.number, : len(row.branches)] = [next(logps) for _ in row.branches]
-                    done += len(micro)
-                    tell(done, len(ordered))
+            for rows in sources:
+                # A part of the rows at a time, so that rows of about the same length share a pass.
+                for start in range(0, len(rows), SORTED_ROWS):
+                    part = [rows[index] for index in range(start, min(start + SORTED_ROWS, len(rows)))]
+                    for micro in split([row for row in part if not self._has(row)], self._micro_tokens):
+                        self._keep(collate(micro, model.device), model)
+                        tell(done, total)
+                    done += len(part)
+                    tell(done, total)
+
+    def _has(self, row: AnyRow) -> bool:
+        table = self._values.get(row.source)
+        return table is not None and row.number < len(table) and not math.isnan(table[row.number, 0])
+
+    def _keep(self, batch: Batch, model: LanguageModel) -> None:
+        logps = iter(sequence_logps(batch, model).tolist())
+        for row in batch.rows:
+            assert isinstance(row, Group)
+            table = self._values.get(row.source, np.empty((0, len(row.branches)), np.float32))
+            if row.number >= len(table):  # grown to twice its size, so that growing costs as much as filling
+                longer = np.full((2 * row.number + 64, len(row.branches)), math.nan, np.float32)
+                longer[: len(table)] = table
+                table = longer
+            table[row.number] = [next(logps) for _ in row.branches]
+            self._values[row.source] = table
 
     def of(self, batch: Batch) -> Tensor:
         """Those of a batch, [S], in its order."""

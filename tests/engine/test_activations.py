@@ -15,7 +15,9 @@ from posttrain.engine import activations
 from posttrain.engine.activations import Offloaded, checkpoint_layers, saving
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.attention import Segments
+from posttrain.engine.data.packing import collate
 from posttrain.engine.errors import SpecError, UnsupportedModelError
+from posttrain.engine.methods.reference import sequence_logps
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import LoraAdapter, MemoryOptions
 from tests.engine.test_packed_models import gradients, make_rows, packed_loss
@@ -111,6 +113,19 @@ def test_each_pass_is_recomputed_under_its_own_layout_also_in_another_thread() -
         thread.start()
         thread.join()
         assert not errors
+        found.append({name: parameter.grad for name, parameter in model.trainable()})
+    assert_equal(found[1], found[0])
+
+
+def test_a_pass_can_be_recomputed_again_and_again() -> None:
+    """Log-probabilities keep what their gradient needs, so it can be taken twice."""
+    plain, recomputed = twins("llama")
+    found = []
+    for model in (plain, recomputed):
+        total = sequence_logps(collate(make_rows()), model).sum()
+        model.module.zero_grad()
+        for _ in range(2):
+            total.backward(retain_graph=True)  # type: ignore[no-untyped-call]
         found.append({name: parameter.grad for name, parameter in model.trainable()})
     assert_equal(found[1], found[0])
 

@@ -91,6 +91,18 @@ def test_a_mistake_changes_the_number(name: str, mutant: Callable[[], Tensor], o
     assert abs(float(mutant()) - pair_loss(pairs(), options).item()) > 1e-2, name
 
 
+def test_orpo_of_an_answer_that_is_certain_has_a_gradient() -> None:
+    """exp(0) / (1 - exp(0)) is no number; a short answer that is learnt well comes to that in float32."""
+    zero = torch.zeros(1, requires_grad=True)
+    other = torch.tensor([-9.0], requires_grad=True)
+    one = torch.ones(1)
+    for chosen, rejected in ((zero, other), (other, zero)):
+        loss = losses.orpo(PairLogps(chosen, rejected, one, one, one, one), 0.1)
+        gradients = torch.autograd.grad(loss.sum(), [chosen, rejected])
+        assert torch.isfinite(loss).all()
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_kto_by_hand() -> None:
     """lambda_D * (1 - sigmoid(beta (r - z0))) and lambda_U * (1 - sigmoid(beta (z0 - r)))."""
     ratio, desirable = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.tensor([True, False])

@@ -198,7 +198,7 @@ def test_reward_equals_trls(tmp_path: Path, has_margin: bool) -> None:
     model = LanguageModel.of(module)
     add_score_head(model, seed=3)
     randomise(module)
-    save_reward_model(model, tmp_path / "saved")
+    save_reward_model(model, tmp_path / "saved", pad_id=None)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", attn_implementation="eager")
     theirs.config.pad_token_id = None  # it finds the last token by it; here that comes from the mask
     options = RewardConfig(output_dir=str(tmp_path), center_rewards_coefficient=0.05, **SETTINGS)

@@ -3,9 +3,11 @@ how a step is split; what comes out is read by ordinary transformers."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain.engine import run as run_module
 from posttrain.engine.adapters import add_lora
-from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.encoded import Group, Row
 from posttrain.engine.data.packing import collate
-from posttrain.engine.errors import ModelError, UnsupportedModelError
+from posttrain.engine.errors import ModelError, NonFiniteError, UnsupportedModelError
 from posttrain.engine.events import Progress
-from posttrain.engine.methods import Models
+from posttrain.engine.methods import Models, kto, method_of, reference
+from posttrain.engine.methods.kto import KtoMethod
 from posttrain.engine.methods.reference import sequence_logps
 from posttrain.engine.models import LanguageModel, load
 from posttrain.engine.run import run_training
@@ -39,6 +42,7 @@ TECHNIQUES = {
     "dpo": DPO,
     "dpo lora": {**DPO, "adapter": LORA},
     "dpo adapter off": {**DPO, "adapter": LORA, "reference": "adapter_off"},
+    "dpo nll": {**DPO, "nll_weight": 0.5},
     "simpo": {**DPO, "loss": {"type": "simpo"}},
     "orpo": {**DPO, "loss": {"type": "orpo"}},
     "kto": KTO,
@@ -162,9 +166,9 @@ def test_the_reference_is_the_model_without_its_adapter(tmp_path: Path) -> None:
                 parameter.fill_(0.1)
         models = Models(model, peft)
         model.module.train()
-        with models.reference() as reference:
-            assert not reference.module.training
-            torch.testing.assert_close(sequence_logps(batch, reference), base)
+        with models.reference() as before:
+            assert not before.module.training
+            torch.testing.assert_close(sequence_logps(batch, before), base)
         assert model.module.training
         assert float((sequence_logps(batch, model) - base).abs().max()) > 0.1
     trained = [name for name, _ in model.trainable()]
@@ -258,10 +262,11 @@ def test_the_learning_rate_is_the_techniques_own() -> None:
     ("options", "rows", "code", "message"),
     [
         (DPO, [{"prompt": "a", "chosen": "fox", "rejected": "fox"}], "BAD_DATA", "row 1.*same as chosen"),
-        (KTO, labelled_of(1), "EMPTY_DATASET", "only one row"),
+        (KTO, labelled_of(1), "EMPTY_DATASET", "only one prompt"),
+        (KTO, [{**row, "prompt": "q"} for row in labelled_of(4)], "EMPTY_DATASET", "only one prompt"),
         (DPO, [*pairs_of(2), {"prompt": "q", "chosen": "fox " * 200, "rejected": "dog"}], "ROW_TOO_LONG", r"row 3 \("),
     ],
-    ids=["same answers", "one row", "too long"],
+    ids=["same answers", "one row", "one prompt", "too long"],
 )  # fmt: skip
 def test_bad_rows_are_named(tmp_path: Path, options: dict[str, Any], rows: list[Any], code: str, message: str) -> None:
     record = run_training(task_of(tmp_path, options, rows=rows), tmp_path / "a1")
@@ -277,6 +282,90 @@ def test_a_pair_that_is_cut_keeps_both_answers_different(tmp_path: Path) -> None
     record = run_training(task_of(tmp_path, DPO, rows=rows, batch=batch), tmp_path / "a1")
     assert record.code == "ALL_LABELS_MASKED"
     assert "row 4" in record.message
+
+
+def test_the_reference_is_known_of_more_rows_than_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeeded(task_of(tmp_path, DPO), tmp_path / "a1")
+    monkeypatch.setattr(reference, "SORTED_ROWS", 5)
+    succeeded(task_of(tmp_path, DPO), tmp_path / "a2")
+    expected, found = losses_of(tmp_path / "a1"), losses_of(tmp_path / "a2")
+    assert len(expected) == 6
+    for step, values in expected.items():
+        assert found[step]["loss"] == pytest.approx(values["loss"], rel=1e-5)
+
+
+def kto_method(**options: Any) -> KtoMethod:
+    method = method_of(spec_of("dpo", loss={"type": "kto"}, **options))
+    assert isinstance(method, KtoMethod)
+    return method
+
+
+def test_ktos_other_answer_belongs_to_another_prompt_and_is_cut() -> None:
+    groups = make_groups(num_branches=1)
+    twice = [groups[0], replace(groups[0], branches=groups[1].branches), groups[2], groups[3]]
+    limit = len(groups[3].prefix) + 1
+    arranged = kto_method().arrange(twice, limit)
+    others = [row.branches[1] for row in arranged if isinstance(row, Group)]
+    assert [other.ids[0] for other in others] == [twice[i].branches[0].ids[0] for i in (2, 2, 3, 0)]
+    assert len(others[3]) == 1 < len(groups[0].branches[0])
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(+2.0, 2.0), (-2.0, 0.0)])
+def test_ktos_divergence_is_never_negative(shift: float, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """z0 of a policy whose log-probabilities are all shifted against the reference's."""
+    method, models = kto_method(), Models(tiny_model("llama"))
+    rows = method.arrange(make_groups(num_branches=1), 1000)
+    method.prepare([rows], models, lambda done, total: None)
+    plain = reference.sequence_logps
+    monkeypatch.setattr(kto, "sequence_logps", lambda batch, model: plain(batch, model) + shift)
+    assert method.window(rows, models).divergence == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_divergence_that_is_no_number_names_its_rows() -> None:
+    method, models = kto_method(batch={"micro_tokens": 1}), Models(tiny_model("llama"))
+    rows = method.arrange(make_groups(num_branches=1), 1000)
+    method.prepare([rows], models, lambda done, total: None)
+    method._reference._values["pairs@1"][2, 1] = math.nan
+    with pytest.raises(NonFiniteError, match=r"is nan; rows of the batch: pairs@1 row 2$"):
+        method.window(rows, models)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt2"])
+def test_other_architectures_make_reward_models_too(tmp_path: Path, name: str) -> None:
+    """An untied head is neither trained nor saved; GPT-2's linear layers are of another kind."""
+    base = save_base(tmp_path / "base", name, is_chat=True)
+    succeeded(task_of(tmp_path, REWARD, base=base), tmp_path / "a1")
+    output = tmp_path / "a1" / "output"
+    assert AutoModelForSequenceClassification.from_pretrained(output).config.num_labels == 1
+    assert not [key for key in load_file(output / "model.safetensors") if "lm_head" in key]
+
+
+def test_a_reward_model_never_pads_with_its_stop_token(tmp_path: Path) -> None:
+    """Or transformers would score at the token before it."""
+    base = save_base(tmp_path / "base", is_chat=True)
+    for file in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((tmp_path / "base" / file).read_text())
+        key = "pad_token_id" if file == "config.json" else "pad_token"
+        settings[key] = settings[key.replace("pad", "eos")]
+        (tmp_path / "base" / file).write_text(json.dumps(settings))
+    succeeded(task_of(tmp_path, REWARD, base=base), tmp_path / "a1")
+    output = tmp_path / "a1" / "output"
+    tokenizer, model = AutoTokenizer.from_pretrained(output), AutoModelForSequenceClassification.from_pretrained(output)
+    assert tokenizer.pad_token_id == model.config.pad_token_id != tokenizer.eos_token_id
+    short, long = ([40, 41, tokenizer.eos_token_id], list(range(30, 40)))
+    both = tokenizer.pad({"input_ids": [short, long]}, return_tensors="pt")
+    with torch.no_grad():
+        together = model(**both).logits[0]
+        alone = model(input_ids=torch.tensor([short])).logits[0]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_summary_counts_what_was_trained(tmp_path: Path) -> None:
+    counts = {}
+    for options in (DPO, REWARD):
+        record = succeeded(task_of(tmp_path, {**options, "adapter": LORA}), tmp_path / options["kind"])
+        counts[options["kind"]] = record.summary["num_trained_parameters"]
+    assert counts["reward"] == counts["dpo"] + 32  # the adapter, and the score head
 
 
 def test_progress_of_the_reference_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -513,3 +513,19 @@ def test_a_blob_that_is_added_again_is_young_again(world: World) -> None:
     assert collect(world.store).blobs == (orphan.sha256,)
     world.store.artifacts.add_bytes(b"x")
     assert collect(world.store).blobs == ()
+
+
+def test_a_job_that_an_older_version_accepted_is_registered(world: World) -> None:
+    """A newer version has options of which the stored spec says nothing; read now it has their defaults."""
+    job, task = world.train_job("base@1")
+    plain = json.loads(job.spec_json)
+    del plain["trackers"], plain["memory"]
+    older = canonical_json(plain)
+    drop_triggers(world)
+    world.sql(f"UPDATE jobs SET spec_json = '{older}', spec_sha256 = '{sha256_text(older)}' WHERE id = '{job.id}'")
+    folder = write_model(world.fresh("output"), 1.0, TEMPLATE)
+    version = versions.register_trained(world.store, P, task, folder)
+    assert json.loads(version.manifest_json)["spec_sha256"] == sha256_text(older)
+    _, second = world.train_job("base@1", output="other")
+    with pytest.raises(InvalidArgumentError, match="another spec"):
+        versions.register_trained(world.store, P, second.model_copy(update={"spec": task.spec}), folder)
