@@ -4,7 +4,8 @@
     tools.jsonl      all of the package's tool rows
     rehearsal.jsonl  the package's other training rows
     pairs.jsonl      preference pairs (posttrain.evals.suites.generate.pairs)
-    held_out.jsonl   more of them, of another draw
+    held_out.jsonl   pairs of another draw, to measure a reward model by
+    more_pairs.jsonl pairs of a third draw, for the reward model: more of those in which a value is wrong
 
 The first three are the same for every seed. No prompt of an evaluation shard is in any of them.
 """
@@ -23,10 +24,14 @@ from posttrain.evals.suites.generate.pairs import build_pairs
 TARGET = "refusal.harmful"
 KEEP_TOOL_ROWS = 4  # one in so many
 PAIRS = {
-    "refusal.harmful": 480, "refusal.harmless": 360, "instruction_following": 360, "conversation": 240,
-    "reasoning": 360, "tool_use.call": 240, "tool_use.no_call": 240,
+    "refusal.harmful": 360, "refusal.harmless": 300, "instruction_following": 300, "conversation": 200,
+    "reasoning": 300, "tool_use.call": 380, "tool_use.no_call": 430,
 }  # fmt: skip
 HELD_OUT = dict.fromkeys(PAIRS, 100)
+MORE_PAIRS = {
+    "refusal.harmful": 200, "refusal.harmless": 400, "instruction_following": 700, "conversation": 900,
+    "reasoning": 900, "tool_use.call": 900, "tool_use.no_call": 400,
+}  # fmt: skip
 
 
 def is_tool_row(row: dict[str, Any]) -> bool:
@@ -47,7 +52,7 @@ def start_rows(training: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def build_files(seed: int) -> dict[str, bytes]:
     """All files by name."""
     training = [json.loads(line) for line in (DATA_DIR / "ift.jsonl").read_text(encoding="utf-8").splitlines()]
-    pairs = build_pairs(seed, {"pairs": PAIRS, "held_out": HELD_OUT})
+    pairs = build_pairs(seed, {"pairs": PAIRS, "held_out": HELD_OUT, "more_pairs": MORE_PAIRS})
     return {
         "start.jsonl": jsonl(start_rows(training)),
         "tools.jsonl": jsonl(row for row in training if is_tool_row(row)),

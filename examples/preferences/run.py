@@ -4,7 +4,7 @@ Everything runs over the real service, on the base model inside the package. The
 policies/preferences.yaml and tool-use training under policies/tools.yaml, each against its parent:
 
     tiny-base -> start -> preferences -> tools
-                      \\-> reward
+                                      \\-> reward
 
 A second run in the same folder goes on where the first one ended: a job that is on record is not run again. With
 `--shard dev` the gate judges on the dev shard, which is where settings are chosen.
@@ -62,7 +62,7 @@ class Seed:
         start = await self._train("start", f"{BASE[0]}@1", refs)
         preferences = await self._train("preferences", start["version"], refs)
         tools, reward = await asyncio.gather(
-            self._train("tools", preferences["version"], refs), self._train("reward", start["version"], refs)
+            self._train("tools", preferences["version"], refs), self._train("reward", preferences["version"], refs)
         )
         reward["held_out"] = await self._held_out(reward["version"], files["held_out.jsonl"])
         return {"seed": self._seed, "start": start, "preferences": preferences, "tools": tools, "reward": reward}
@@ -113,7 +113,7 @@ class Seed:
             gate = await self._client.get_gate_run(job.chain.gate_run)
             record["verdict"] = enum_name(gates_pb2.Verdict, gate.verdict)
             record["metrics"] = {
-                result.metric: {
+                result.metric.rpartition("/")[2]: {
                     "rule": result.rule,
                     "verdict": enum_name(gates_pb2.Verdict, result.verdict),
                     **{name: round(getattr(result, name), 5) for name in FIELDS},
@@ -152,8 +152,10 @@ def accuracy(folder: Path, pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
     By transformers' own scoring model, one sequence at a time: nothing here is shared with the training but the ids.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    ).eval()
     template = own_template(tokenizer)
     if template is None:
         raise RuntimeError(f"{folder} has no chat template")

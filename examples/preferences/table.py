@@ -23,6 +23,10 @@ def _cell(metric: dict[str, Any]) -> str:
     return f"{scores} {interval}" + ("" if metric["verdict"] == "PASS" else f" {metric['verdict']}")
 
 
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"
+
+
 def _judged(title: str, stage: str, seeds: Sequence[dict[str, Any]]) -> list[str]:
     names = list(seeds[0][stage]["metrics"])
     rows = [
@@ -33,18 +37,21 @@ def _judged(title: str, stage: str, seeds: Sequence[dict[str, Any]]) -> list[str
         for seed in seeds
     ]  # fmt: skip
     passed = sum(seed[stage]["verdict"] == "PASS" for seed in seeds)
-    rules = [f"{name} ({seeds[0][stage]['metrics'][name]['rule']})" for name in names]
     return [
         f"### {title}: PASS on {passed} of {len(seeds)} seeds", "",
-        *_table(["seed", "verdict", *rules, "steps, s"], rows), "",
+        *_table(["seed", "verdict", *names, "steps, s"], rows), "",
     ]  # fmt: skip
 
 
 def _reward(seeds: Sequence[dict[str, Any]]) -> list[str]:
-    names = list(seeds[0]["reward"]["held_out"])
     held_out = [seed["reward"]["held_out"] for seed in seeds]
+    names = [name for name in held_out[0] if all(name in found for found in held_out)]
     rows = [
-        [name, str(held_out[0][name]["n"]), *(f"{100 * found[name]['accuracy']:.1f}" for found in held_out)]
+        [
+            name,
+            _range([found[name]["n"] for found in held_out]),
+            *(f"{100 * found[name]['accuracy']:.1f}" for found in held_out),
+        ]
         for name in names
     ]
     reached = sum(found["all"]["accuracy"] >= 0.9 for found in held_out)
