@@ -29,8 +29,8 @@ PAIRS = {
 }  # fmt: skip
 HELD_OUT = dict.fromkeys(PAIRS, 100)
 MORE_PAIRS = {
-    "refusal.harmful": 200, "refusal.harmless": 400, "instruction_following": 700, "conversation": 900,
-    "reasoning": 900, "tool_use.call": 900, "tool_use.no_call": 400,
+    "refusal.harmful": 100, "refusal.harmless": 300, "instruction_following": 700, "conversation": 700,
+    "reasoning": 900, "tool_use.call": 850, "tool_use.no_call": 850,
 }  # fmt: skip
 
 

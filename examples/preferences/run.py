@@ -3,8 +3,7 @@
 Everything runs over the real service, on the base model inside the package. The gate judges DPO under
 policies/preferences.yaml and tool-use training under policies/tools.yaml, each against its parent:
 
-    tiny-base -> start -> preferences -> tools
-                                      \\-> reward
+    tiny-base -> start -> preferences -> tools -> reward
 
 A second run in the same folder goes on where the first one ended: a job that is on record is not run again. With
 `--shard dev` the gate judges on the dev shard, which is where settings are chosen.
@@ -61,9 +60,8 @@ class Seed:
         refs = {name.removesuffix(".jsonl"): await self._dataset(name, body) for name, body in files.items()}
         start = await self._train("start", f"{BASE[0]}@1", refs)
         preferences = await self._train("preferences", start["version"], refs)
-        tools, reward = await asyncio.gather(
-            self._train("tools", preferences["version"], refs), self._train("reward", preferences["version"], refs)
-        )
+        tools = await self._train("tools", preferences["version"], refs)
+        reward = await self._train("reward", tools["version"], refs)
         reward["held_out"] = await self._held_out(reward["version"], files["held_out.jsonl"])
         return {"seed": self._seed, "start": start, "preferences": preferences, "tools": tools, "reward": reward}
 
