@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := spec jobs datasets models gates
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types contracts unit proto tui bench walkthrough clean
+.PHONY: demo test check lint types contracts unit proto tui bench walkthrough learning clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,9 @@ bench: $(VENV)/.dev  ## training steps against TRL's: a quarter of an hour, on a
 
 walkthrough: $(VENV)/.dev  ## the same way on SmolLM2-135M-Instruct (docs/walkthrough-smollm2.md)
 	bash examples/smollm2/run.sh
+
+learning: $(VENV)/.run  ## five seeds of IFT, DPO, tool use and a reward model, judged by the gate (docs/learning.md)
+	$(BIN)/python examples/preferences/run.py --home .learning
 
 clean:
 	rm -rf build .ns .mypy_cache .ruff_cache .pytest_cache

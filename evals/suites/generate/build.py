@@ -41,9 +41,12 @@ def kinds_of(metric: str) -> list[Kind]:
     return [kind for module in MODULES for kind in module.KINDS if kind.metric == metric]
 
 
-def build_rows() -> tuple[dict[tuple[str, str], list[Row]], list[Row]]:
-    """Evaluation rows by (metric, shard), and training rows in the order of training. Training takes what is left."""
-    taken = Taken()
+def build_rows(taken: Taken | None = None) -> tuple[dict[tuple[str, str], list[Row]], list[Row]]:
+    """Evaluation rows by (metric, shard), and training rows in the order of training. Training takes what is left.
+
+    Whoever gives `taken` can go on drawing with it, and gets nothing that is in these rows.
+    """
+    taken = taken or Taken()
     shards = {
         (metric, shard): draw_rows(kinds_of(metric), num, shard == "unseen", taken, Draw(f"{SEED}:{metric}:{shard}"))
         for shard, num in SHARDS.items()
