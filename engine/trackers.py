@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from posttrain.engine.task import TrainTask
 CLOSE_S = 5.0  # how long the end of a job waits for all its trackers
 MAX_WAITING = 10_000  # events that a slow tracker has not taken yet
 _MAX_TEXT = 500  # of a parameter's value
+_CREDENTIALS = re.compile(r"//[^/\s]*@")  # of a URL, whose password may hold an @
 
 Emit = Callable[[AnyEvent], None]
 
@@ -143,7 +145,7 @@ class _Fed:
                     return
                 tracker.log(item.step, item.values, item.time)
         except Exception as error:  # of a library, a disk or a network that the job does not depend on
-            first = str(error).strip().split("\n")[0][:300]
+            first = _CREDENTIALS.sub("//", str(error)).strip().split("\n")[0][:300]
             self.reason = f"{type(error).__name__}: {first}"
 
 

@@ -26,7 +26,10 @@ def hub_rows(source: HubSource, note: Callable[[str], None]) -> Iterator[bytes]:
     """
     told = next((name for name in OFFLINE if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")), "")
     if told:
-        raise DataError(f"{source.name}: is on the hub, and {told} is set", hint="fetch it elsewhere, give the files")
+        raise DataError(
+            f"no such file or folder here; {source.name}: is on the hub, and {told} is set",
+            hint="fetch it elsewhere, give the files",
+        )
     try:
         yield from _rows(source, note)
     except DataError:
@@ -34,7 +37,7 @@ def hub_rows(source: HubSource, note: Callable[[str], None]) -> Iterator[bytes]:
     except Exception as error:  # of a library and a network: whatever it is, it is told by name and not hidden
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         raise DataError(
-            f"{source.name}, split {source.split}: cannot be read from the hub: {reason}",
+            f"no such file or folder here; {source.name}, split {source.split}: cannot be read from the hub: {reason}",
             hint="check the name, --split, --config and the network, or give its files",
         ) from error
 

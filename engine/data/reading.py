@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,16 +69,21 @@ class RowReader:
         key = entry_key({**self.parts, **parts})
         found = self.cache.open(key, dataset.ref)
         if found is None:
+            reason = "its encoded rows are gone from the disk"
             try:
                 with self.cache.writer(key) as made:
                     made.notes = self._encode_all(dataset, made.add)
+                found = self.cache.open(key, dataset.ref)
             except DiskFullError as error:
-                again = f"{dataset.ref}: {error}; its rows are encoded again, into memory"
-                self.say(Note(message=again, level="warning"))
-                return self._in_memory(dataset)
-            found = self.cache.open(key, dataset.ref)
+                reason = str(error)
+            except OSError as error:  # without its path, which is the server's
+                reason = f"its encoded rows cannot be kept on disk ({error.strerror or type(error).__name__})"
             if found is None:
-                raise DataError(f"{dataset.ref}: its encoded rows on disk were changed", hint="submit the job again")
+                again = f"{dataset.ref}: {reason}; its rows are encoded again, into memory"
+                self.say(Note(message=again, level="warning"))
+                with suppress(DataError):  # forgets what was counted of the first pass; the second one counts all
+                    self.report(dataset.ref)
+                return self._in_memory(dataset)
         for note in found.notes:
             self.say(note)
         return found

@@ -27,6 +27,7 @@ JSONL = (".jsonl", ".ndjson")
 KINDS = (*JSONL, ".json", ".csv", ".tsv", ".parquet")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MAX_FILES = 10_000
+MAX_CONVERTED_BYTES = 4 * 2**30  # what a server takes, unless it is set to take less
 _CHUNK = 2**20
 _PROGRESS_ROWS = 10_000
 # Words of paths that name a split; train and the others must not meet in one dataset unnoticed.
@@ -109,12 +110,19 @@ class _Writer:
     def __init__(self, out: BinaryIO, on_rows: Callable[[int], None] | None) -> None:
         self._out = out
         self._on_rows = on_rows
+        self._num_bytes = 0
         self.num_rows = 0
 
     def write(self, lines: Iterator[bytes]) -> int:
         """Writes what ends a line as one row, and returns how many there were."""
         before = self.num_rows
         for line in lines:
+            self._num_bytes += len(line)
+            if self._num_bytes > MAX_CONVERTED_BYTES:
+                raise DataError(
+                    f"row {self.num_rows + 1}: with it the rows take more than {MAX_CONVERTED_BYTES} bytes as JSON",
+                    hint="add the files as several datasets",
+                )
             self._out.write(line)
             self.num_rows += line.endswith(b"\n")
             if self._on_rows is not None and self.num_rows % _PROGRESS_ROWS == 0:

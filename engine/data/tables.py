@@ -59,12 +59,21 @@ def csv_rows(path: Path, delimiter: str = "") -> Iterator[bytes]:
 
 
 def _header(cells: list[str], name: str) -> list[str]:
-    for index, cell in enumerate(cells):
-        if not _is_text(cell):
-            raise DataError(f"{name}: the header is not UTF-8", hint="save the file as UTF-8")
-        if cell in cells[:index]:
-            raise DataError(f"{name}: the header has two columns {cell!r:.80}", hint="give each column its own name")
+    if not all(map(_is_text, cells)):
+        raise DataError(f"{name}: the header is not UTF-8", hint="save the file as UTF-8")
+    twice = _first_twice(cells)
+    if twice is not None:
+        raise DataError(f"{name}: the header has two columns {twice!r:.80}", hint="give each column its own name")
     return cells
+
+
+def _first_twice(names: list[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _record(header: list[str], cells: list[str]) -> bytes:
@@ -136,21 +145,28 @@ def parquet_rows(path: Path, note: Callable[[str], None]) -> Iterator[bytes]:
     try:
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             names = file.schema_arrow.names
-            twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+            twice = _first_twice(names)
             if twice is not None:
                 raise DataError(f"{path.name}: two columns {twice!r:.80}", hint="give each column its own name")
             for group in range(file.metadata.num_row_groups):
-                if file.metadata.row_group(group).total_byte_size > MAX_ROW_GROUP_BYTES:
+                if _group_bytes(file.metadata.row_group(group)) > MAX_ROW_GROUP_BYTES:
                     raise DataError(
                         f"{path.name}: row group {group + 1} takes more than {MAX_ROW_GROUP_BYTES} bytes",
                         hint="write it in smaller row groups",
                     )
             kept = [field.name for field in file.schema_arrow if _is_plain(field.type)]
+            is_kept = set(kept)
             for name in names:
-                if name not in kept:
+                if name not in is_kept:
                     note(f"{path.name}: column {name!r:.80} ({file.schema_arrow.field(name).type}) is left out")
-            for batch in file.iter_batches(BATCH_ROWS, columns=kept, use_threads=False):
-                yield from _batch_lines(batch)
+            columns = map(file.schema.column, range(file.metadata.num_columns))
+            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        # A text that a column's dictionary has once may stand in every row: it is decoded where a row needs it.
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20, read_dictionary=texts) as file:
+            for group in range(file.metadata.num_row_groups):  # nested dictionaries cannot be joined across groups
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=kept, use_threads=False):
+                    for piece in _pieces(batch):
+                        yield from _batch_lines(piece)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and not isinstance(error, pyarrow.ArrowException) and error.errno:
             raise  # the disk's, not the file's
@@ -158,7 +174,59 @@ def parquet_rows(path: Path, note: Callable[[str], None]) -> Iterator[bytes]:
         raise DataError(f"{path.name}: not a whole Parquet file: {reason}", hint="write or fetch it again") from None
 
 
+def _group_bytes(group: Any) -> int:
+    """What a row group takes decoded: its pages, and 8 bytes for each value, of which a page may hold many in a few."""
+    columns = map(group.column, range(group.num_columns))
+    return int(group.total_byte_size) + 8 * sum(max(0, column.num_values) for column in columns)
+
+
+def _pieces(batch: Any) -> Iterator[Any]:
+    """A batch in pieces that Python can hold; None for a row that is larger than a row may be."""
+    size = sum(map(_expanded_bytes, batch.columns))
+    if size <= MAX_ROW_BYTES:
+        yield batch
+    elif batch.num_rows > 1:
+        half = batch.num_rows // 2
+        yield from _pieces(batch.slice(0, half))
+        yield from _pieces(batch.slice(half))
+    else:
+        yield None
+
+
+def _expanded_bytes(array: Any) -> int:
+    """Text of an array with each dictionary's entries where they stand, and 8 bytes for each value."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    own: int = 8 * len(array)
+    kind = array.type
+    if types.is_dictionary(kind):
+        if not _is_text_type(kind.value_type):
+            return own + _expanded_bytes(array.dictionary)
+        lengths = compute.binary_length(array.dictionary).cast(pyarrow.int64())
+        return own + int(compute.sum(lengths.take(array.indices)).as_py() or 0)
+    if _is_text_type(kind):
+        return own + int(compute.sum(compute.binary_length(array).cast(pyarrow.int64())).as_py() or 0)
+    if types.is_struct(kind):
+        return own + sum(_expanded_bytes(inner) for inner in array.flatten())
+    if types.is_map(kind):
+        start, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return own + sum(_expanded_bytes(inner.slice(start, end - start)) for inner in (array.keys, array.items))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return own + _expanded_bytes(array.flatten())
+    return own
+
+
+def _is_text_type(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
 def _batch_lines(batch: Any) -> Iterator[bytes]:
+    if batch is None:
+        yield unreadable(f"is larger than {MAX_ROW_BYTES} bytes")
+        return
     try:
         rows = batch.to_pylist(maps_as_pydicts="strict")
     except (ValueError, KeyError):  # of one row or more: which ones is found out below

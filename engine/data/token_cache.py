@@ -9,7 +9,8 @@
 
 Opening reads manifest and digests only. Every block is compared with its digest when it is read, and a row is made of
 the bytes that were compared: a changed file stops the job and never changes what is trained. An entry is written into
-a hidden folder, fsynced and renamed; it may be removed at any time, a job that reads it keeps its files open.
+a hidden folder, fsynced and renamed; a whole entry is never replaced. A job that reads one keeps its files open, so an
+entry that is removed costs no more than that its rows are encoded again.
 
 A record is that of `records.py`. Imports no torch.
 """
@@ -47,6 +48,7 @@ KEPT_BLOCKS = 1024  # 16 MiB of them
 MAX_BYTES = 64 * 2**30
 ABANDONED_S = 86400.0
 MANIFEST_FILE, ROWS_FILE, INDEX_FILE, DIGESTS_FILE = "manifest.json", "rows.bin", "index.bin", "digests.bin"
+_ASIDE = ".old"  # behind a hidden name: a damaged entry that another one replaced
 _INDEX = struct.Struct("<qq")
 
 
@@ -186,6 +188,7 @@ class TokenCache:
 
         Raises:
             DiskFullError: no space left.
+            OSError: the folder cannot be written, or somebody removed it.
         """
         temporary = self._folder / f".{key}.{secrets.token_hex(8)}.tmp"
         try:
@@ -216,22 +219,32 @@ class TokenCache:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         fsync_folder(temporary)
-        shutil.rmtree(target, ignore_errors=True)  # damaged, else it would have been opened
+        if self.open(target.name, "") is not None:
+            return  # another worker was quicker, with the same rows, and may have them open
+        with contextlib.suppress(FileNotFoundError):  # what is there is damaged, a file or a link: it goes in one step
+            os.rename(target, self._folder / f".{target.name}.{secrets.token_hex(8)}{_ASIDE}")
         try:
             os.rename(temporary, target)
         except OSError:
-            if not target.is_dir():
-                raise  # else another worker was quicker, with the same rows
+            if self.open(target.name, "") is None:
+                raise  # else another worker was quicker after all
         fsync_folder(self._folder)
 
     def _prune(self, key: str) -> None:
-        """Removes the entries that were not opened for longest, never the one just made; and what writers that were
-        killed have left.
+        """Removes the entries that were not opened for longest, never the one just made; what was moved aside; and what
+        writers that were killed have left. What cannot be looked at or removed stays.
         """
-        found = []
-        for entry in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if entry.name.startswith(".") and entry.is_dir():
+        found, entries = [], list[Path]()
+        with contextlib.suppress(OSError):
+            entries = list(self._folder.iterdir())
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.name.endswith(_ASIDE):
+                    if entry.is_symlink() or not entry.is_dir():
+                        entry.unlink()
+                    else:
+                        shutil.rmtree(entry, ignore_errors=True)
+                elif entry.name.startswith(".") and entry.is_dir():
                     if time.time() - (entry / ROWS_FILE).stat().st_mtime > ABANDONED_S:
                         shutil.rmtree(entry, ignore_errors=True)
                 elif entry.is_dir():

@@ -16,25 +16,24 @@ from __future__ import annotations
 import contextvars
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import jsonschema
 import pydantic
-import pydantic_core
 import referencing
 import referencing.exceptions
 from jsonschema.validators import extend, validator_for
 
 from posttrain.engine.data.examples import Example, Message
+from posttrain.engine.data.patterns import KEPT, UncheckableError, matcher_of, shown
 from posttrain.engine.data.rows import kind_of
 
 MAX_NODES = 2_048
 MAX_COST = 50_000
-MAX_PATTERN = 1_000
 MAX_MATCHED = 4_096  # characters that a pattern is matched with
-_MAX_SHOWN = 160
 _DIALECTS = (
     jsonschema.Draft4Validator,
     jsonschema.Draft6Validator,
@@ -46,11 +45,10 @@ _DIALECTS = (
 _UNSUPPORTED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef")
 _OPENING = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref", "dependentSchemas")
 
+# What jsonschema raises of a schema that the dialect's own schema lets through, such as multipleOf with a huge number.
+_BROKEN = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+_WORD = re.compile(r"[\w$-]+")
 Finding = tuple[str, str]
-
-
-class UncheckableError(ValueError):
-    """A schema that is none, or that would take too much to check."""
 
 
 @dataclass
@@ -60,7 +58,9 @@ class _Budget:
     left: int = MAX_COST
     num_nodes: int = 0
     weights: dict[int, int] = field(default_factory=dict)
-    patterns: set[str] = field(default_factory=set)
+    # Of this row: the caches shared by rows are small, and nothing may be made twice that is paid once.
+    patterns: dict[str, Any] = field(default_factory=dict)
+    validators: dict[int, Any] = field(default_factory=dict)
 
     def weigh(self, value: Any) -> int:
         """Once for all containers: about how much text a value is.
@@ -84,15 +84,32 @@ class _Budget:
         size = len(keyword_value) if isinstance(keyword_value, list | dict | str) else 0
         self.take(1 + size + self.weights.get(id(instance), 0) // 64)
 
-    def match(self, pattern: str, text: str) -> None:
-        """A pattern costs most when it is compiled; then its size times the text's, of which only one is known."""
+    def matcher(self, pattern: str, text: str) -> Any:
+        """A pattern costs most when it is compiled; then its size, which is bounded, times the text's."""
         self.take(1 + len(text) // 4 + (0 if pattern in self.patterns else 500))
-        self.patterns.add(pattern)
+        return _once(self.patterns, pattern, lambda: matcher_of(pattern))
+
+    def validator(self, position: int, parameters: Any) -> Any:
+        return _once(self.validators, position, lambda: _validator(json.dumps(parameters, sort_keys=True)))
 
     def take(self, cost: int) -> None:
         self.left -= cost
         if self.left < 0:
             raise UncheckableError(f"checking the row's calls takes more than {MAX_COST} steps")
+
+
+def _once(made: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` returns, or the UncheckableError that it raises, made once for each key."""
+    if key not in made:
+        try:
+            made[key] = make()
+        except UncheckableError as error:
+            made[key] = error
+        except _BROKEN as error:
+            made[key] = UncheckableError(f"{type(error).__name__}: {shown(str(error))}")
+    if isinstance(made[key], UncheckableError):
+        raise UncheckableError(str(made[key]))
+    return made[key]
 
 
 _budget: contextvars.ContextVar[_Budget] = contextvars.ContextVar("budget")
@@ -120,11 +137,11 @@ def check_calls(example: Example) -> list[Finding]:
 
 def _check(call: Message, tools: dict[str, tuple[int, Any]], where: str, budget: _Budget) -> list[Finding]:
     if call["name"] not in tools:
-        offered = _shown(", ".join(tools)) if tools else "none"
-        return [(f"{where}.name", f"no tool {_shown(repr(call['name']))} is on offer ({offered})")]
+        offered = shown(_names(tools)) if tools else "none"
+        return [(f"{where}.name", f"no tool {shown(repr(call['name']))} is on offer ({offered})")]
     position, parameters = tools[call["name"]]
     try:
-        validator = _validator(json.dumps(parameters, sort_keys=True))
+        validator = budget.validator(position, parameters)
     except UncheckableError as error:
         return [(f"tools[{position}].parameters", str(error))]
     try:
@@ -145,12 +162,11 @@ def _first_error(
     except RecursionError:
         raise UncheckableError("its schema refers to itself too deeply") from None
     except referencing.exceptions.Unresolvable as missing:
-        raise UncheckableError(f"its schema has no {_shown(repr(missing.ref))}") from None
+        raise UncheckableError(f"its schema has no {shown(repr(missing.ref))}") from None
     except UncheckableError:
         raise
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as broken:
-        # What the dialect's own schema lets through, such as multipleOf with a huge number.
-        raise UncheckableError(f"{type(broken).__name__}: {_shown(str(broken))}") from None
+    except _BROKEN as broken:
+        raise UncheckableError(f"{type(broken).__name__}: {shown(str(broken))}") from None
     finally:
         _budget.reset(token)
     if error is not None:
@@ -167,34 +183,35 @@ def _reason(error: Any) -> str:
     """An error in our words, which show no more of the arguments than they need."""
     wanted, given = error.validator_value, error.instance
     if error.validator == "required":
-        return f"lacks {_shown(', '.join(name for name in wanted if name not in given))}"
+        return f"lacks {shown(_names(name for name in wanted if name not in given))}"
     if error.validator == "type":
         named = wanted if isinstance(wanted, str) else " or ".join(wanted)
-        return f"must be {_shown(named)}, not {kind_of(given)}"
+        return f"must be {shown(named)}, not {kind_of(given)}"
     if error.validator == "enum":
-        return f"must be one of {_shown(json.dumps(wanted, ensure_ascii=False))}, not {_shown(repr(given))}"
+        return f"must be one of {shown(json.dumps(wanted, ensure_ascii=False))}, not {shown(repr(given))}"
     if error.validator in ("anyOf", "oneOf"):
         return f"fits none, or more than one, of the alternatives of {error.validator}"
     brief = (not isinstance(given, dict | list) and len(str(given)) < 40) or error.validator in _OWN
-    return _shown(error.message if brief else f"breaks {error.validator}: {json.dumps(wanted, ensure_ascii=False)}")
+    return shown(error.message if brief else f"breaks {error.validator}: {json.dumps(wanted, ensure_ascii=False)}")
 
 
 def _extra(names: Sequence[str], listed: Any) -> str:
-    return f"has {_shown(', '.join(names))}, which the tool does not take ({_shown(', '.join(listed)) or 'nothing'})"
+    return f"has {shown(_names(names))}, which the tool does not take ({shown(_names(listed)) or 'nothing'})"
 
 
 def _path(keys: Sequence[Any]) -> str:
-    return _shown("".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys))
+    return shown("".join(f"[{key}]" if isinstance(key, int) else f".{_names([key])}" for key in keys))
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+def _names(names: Iterable[Any]) -> str:
+    """Plain where they are words; as Python writes them where they could pass for something else."""
+    return ", ".join(name if _WORD.fullmatch(name) else repr(name) for name in map(str, names))
 
 
 # -- schemas ----------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=KEPT)
 def _validator(text: str) -> Any:
     """A validator of a schema (as JSON text) whose keywords spend a budget.
 
@@ -203,15 +220,19 @@ def _validator(text: str) -> Any:
     """
     schema = json.loads(text)
     _inspect(schema)
-    dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
+    named = schema.get("$schema", "")
+    if not isinstance(named, str):
+        raise UncheckableError(f"names its dialect ($schema) by {kind_of(named)}, not text")
+    try:
+        dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
+    except ValueError:  # its name is no URL
+        dialect = None
     if dialect not in _DIALECTS:
         raise UncheckableError("is of a dialect of JSON schema that is not known")
     try:
         dialect.check_schema(schema, format_checker=jsonschema.FormatChecker(()))
     except jsonschema.SchemaError as error:
-        raise UncheckableError(
-            f"is no JSON schema: {_path(error.absolute_path)[1:]}: {_shown(error.message)}"
-        ) from None
+        raise UncheckableError(f"is no JSON schema: {_path(error.absolute_path)[1:]}: {shown(error.message)}") from None
     except RecursionError:
         raise UncheckableError("is nested too deeply") from None
     return _bounded(dialect)(schema, registry=referencing.Registry())
@@ -227,7 +248,7 @@ def _inspect(schema: Any) -> None:
         if isinstance(node, dict):
             reference = node.get("$ref")
             if isinstance(reference, str) and not reference.startswith("#"):
-                raise UncheckableError(f"refers to {_shown(repr(reference))}: only #/... within the schema is read")
+                raise UncheckableError(f"refers to {shown(repr(reference))}: only #/... within the schema is read")
             unsupported = [key for key in _UNSUPPORTED if key in node]
             if unsupported:
                 raise UncheckableError(f"uses {unsupported[0]}, which is not checked here")
@@ -252,22 +273,12 @@ def _spending(plain: Keyword) -> Keyword:
     return check
 
 
-@functools.lru_cache(maxsize=1024)
-def _matcher(pattern: str) -> Any:
-    if len(pattern) > MAX_PATTERN:
-        raise UncheckableError(f"a pattern has more than {MAX_PATTERN} characters")
-    try:
-        return pydantic.TypeAdapter(Annotated[str, pydantic.StringConstraints(pattern=pattern)])
-    except pydantic_core.SchemaError:
-        raise UncheckableError(f"the pattern {_shown(repr(pattern))} cannot be matched in bounded time") from None
-
-
 def _matches(pattern: str, text: str) -> bool:
     if len(text) > MAX_MATCHED:
         raise UncheckableError(f"a pattern stands against more than {MAX_MATCHED} characters")
-    _budget.get().match(pattern, text)
+    matcher = _budget.get().matcher(pattern, text)
     try:
-        _matcher(pattern).validate_python(text)
+        matcher.validate_python(text)
     except pydantic.ValidationError:
         return False
     return True
@@ -275,7 +286,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
     if isinstance(instance, str) and not _matches(pattern, instance):
-        yield jsonschema.ValidationError(f"does not match the pattern {_shown(repr(pattern))}")
+        yield jsonschema.ValidationError(f"does not match the pattern {shown(repr(pattern))}")
 
 
 def _pattern_properties(validator: Any, patterns: dict[str, Any], instance: Any, schema: Any) -> Iterator[Any]:

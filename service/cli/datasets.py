@@ -60,7 +60,7 @@ def add(
     hub. Rows are messages, prompt/completion, Alpaca, ShareGPT, preference or labelled ones. Every row is checked, and
     the version is sealed: it never changes after that. If a row is wrong, nothing is sealed, unless it may be skipped.
     """
-    from posttrain.engine.data.sources import HUB_NAME, HubSource, prepared, shown_name
+    from posttrain.engine.data.sources import HUB_NAME, KINDS, HubSource, prepared, shown_name
     from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_dataset
@@ -70,6 +70,8 @@ def add(
     if not path.exists():
         if not HUB_NAME.fullmatch(source):
             raise click.UsageError(f"{source}: no such file or folder, and no ORG/NAME of the hub")
+        if path.suffix.lower() in KINDS or path.parent.is_dir():
+            raise click.UsageError(f"{source}: no such file")  # mistyped: its name is not told to the hub
         given = HubSource(source, split, config, revision)
     what = f"upload {path.name}"
     with settings.connect() as client, open_progress() as progress:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from posttrain.engine.data import hub, json_list
+from posttrain.engine.data import hub, json_list, sources, tables
 from posttrain.engine.data.examples import LabelledExample, PairExample
 from posttrain.engine.data.rows import SourceFile
 from posttrain.engine.data.sources import HubSource, prepared
@@ -188,6 +189,49 @@ def test_parquet_pairs_and_labels(tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "rows.parquet", [row] * 3)
         with prepared(path) as made, open(made.path, "rb") as file:
             assert [type(good.example) for good in RowChecker().rows(lines_of(file))] == [expected] * 3
+
+
+def test_texts_of_a_parquet_dictionary_are_decoded_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 kB of a file that are 600 MB of rows: half a megabyte of text, once in each column's dictionary."""
+    big = "x" * 2**19
+    table = pyarrow.table(
+        {"prompt": [big] * 600, "messages": [[{"role": "user", "content": big}]] * 600, "number": range(600)}
+    )
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(table, path, row_group_size=250, compression="zstd")
+    assert path.stat().st_size < 200_000
+    started = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    numbers = []
+    for line in tables.parquet_rows(path, print):
+        numbers.append(int(line.rsplit(b":", 1)[1][:-2]))
+        assert len(line) > 2 * len(big)
+        assert pyarrow.total_allocated_bytes() - started < 32 * 10**6
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert numbers == list(range(600))
+    assert peak < 60 * 10**6
+    # One row that is too large keeps its place; the disk is not filled.
+    large = [{"role": "user", "content": big}] * 40
+    parquet.write_table(pyarrow.table({"messages": [large, large[:1]]}), path)
+    first, second = tables.parquet_rows(path, print)
+    assert b"is larger than" in first
+    assert json.loads(second) == {"messages": large[:1]}
+    parquet.write_table(table, path)
+    monkeypatch.setattr(sources, "MAX_CONVERTED_BYTES", 10 * 2**20)
+    with pytest.raises(DataError, match="row 10: with it the rows take more than 10485760 bytes"), prepared(path):
+        pass
+
+
+def test_as_many_columns_as_there_is_room_for(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(200_000)]
+    (tmp_path / "a.csv").write_text(",".join([*names, "c7"]) + "\n")
+    started = time.process_time()
+    with pytest.raises(DataError, match="two columns 'c7'"), prepared(tmp_path / "a.csv"):
+        pass
+    assert time.process_time() - started < 3
 
 
 # -- any file, any folder ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import threading
 from array import array
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from posttrain.engine.errors import DataError, DiskFullError
 from posttrain.engine.events import Note, Phase, StepMetrics
 from posttrain.engine.methods import KtoMethod, SftMethod
 from posttrain.engine.run import run_training
+from posttrain.engine.signing import sign
 from posttrain.engine.spec import parse_spec
 from posttrain.engine.task import ModelInput, TrainTask
 
@@ -159,6 +161,90 @@ def test_two_writers_of_one_entry(tmp_path: Path) -> None:
     assert found is not None
     assert list(found) == rows
     assert {path.name for path in tmp_path.iterdir()} == {"secret", KEY}
+
+
+def test_a_whole_entry_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers race: the slower one does not take away what the quicker one has committed, nor a reader opened."""
+    quick, slow, rows = TokenCache(tmp_path), TokenCache(tmp_path), rows_like(9)
+    with slow.writer(KEY) as made:
+        for row in rows:
+            made.add(row)
+        kept(quick, rows)
+        inode = (tmp_path / KEY / "rows.bin").stat().st_ino
+    assert (tmp_path / KEY / "rows.bin").stat().st_ino == inode
+    # At all times, from the first commit on, the entry can be opened: 4 writers, 10 times each.
+    gone: list[str] = []
+
+    def write() -> None:
+        for _ in range(10):
+            kept(TokenCache(tmp_path), rows)
+            if quick.open(KEY, "data@1") is None:
+                gone.append("nothing to open after a commit")
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not gone
+    assert {path.name for path in tmp_path.iterdir()} == {"secret", KEY}
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nothing", "a link to a file", "a damaged entry"])
+def test_what_lies_in_an_entrys_place_is_replaced(what: str, tmp_path: Path) -> None:
+    cache, rows, target, other = (
+        TokenCache(tmp_path / "tokens"),
+        rows_like(3),
+        tmp_path / "tokens" / KEY,
+        tmp_path / "x",
+    )
+    other.write_text("somebody's")
+    if what == "a file":
+        target.write_text("x")
+    elif what == "a damaged entry":
+        kept(cache, rows)
+        (target / "digests.bin").write_bytes(b"")
+    else:
+        target.symlink_to(other if what == "a link to a file" else tmp_path / "nothing")
+    kept(cache, rows)
+    found = cache.open(KEY, "data@1")
+    assert found is not None
+    assert list(found) == rows
+    assert {path.name for path in (tmp_path / "tokens").iterdir()} == {"secret", KEY}
+    assert other.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("secret", [b"", b"short"])
+def test_what_is_too_short_for_a_secret_signs_nothing(secret: bytes, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(secret)
+    cache = TokenCache(tmp_path)
+    kept(cache, rows_like(2))
+    assert len((tmp_path / "secret").read_bytes()) == 32
+    again = TokenCache(tmp_path).open(KEY, "data@1")
+    assert again is not None
+    manifest = token_cache.Manifest.model_validate_json((tmp_path / KEY / "manifest.json").read_bytes())
+    fields = manifest.model_dump(mode="json", exclude={"signature"})
+    forged = manifest.model_copy(update={"signature": sign(secret, fields)})
+    (tmp_path / KEY / "manifest.json").write_text(forged.model_dump_json())
+    (tmp_path / "secret").write_bytes(secret)
+    assert TokenCache(tmp_path).open(KEY, "data@1") is None
+
+
+def test_an_entry_that_cannot_be_looked_at_does_not_stop_a_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = TokenCache(tmp_path)
+    kept(cache, rows_like(2), "b" * 64)
+    plain = Path.iterdir
+
+    def refuse(path: Path) -> Any:
+        if path.name == "b" * 64:
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    kept(cache, rows_like(2))
+    assert cache.open(KEY, "data@1") is not None
 
 
 def test_the_key_covers_what_is_encoded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,3 +399,25 @@ def test_a_folder_that_cannot_be_written_costs_only_memory(cached: TrainTask, tm
     assert run_training(cached, tmp_path / "first").status == "succeeded"
     assert len(events_of(tmp_path / "first", StepMetrics)) == 6
     assert events_of(tmp_path / "first", Phase)[1].phase == "data"
+
+
+@pytest.mark.parametrize("when", ["while rows are encoded", "after the commit"])
+def test_a_folder_that_is_removed_meanwhile_costs_only_memory(
+    when: str, cached: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeeded(with_task(cached, cache=""), tmp_path / "without")
+    if when == "while rows are encoded":
+        plain = token_cache.Writer.add
+
+        def add(self: token_cache.Writer, row: AnyRow) -> None:
+            shutil.rmtree(tmp_path / "tokens", ignore_errors=True)
+            plain(self, row)
+
+        monkeypatch.setattr(token_cache.Writer, "add", add)
+    else:
+        monkeypatch.setattr(TokenCache, "_prune", lambda self, key: shutil.rmtree(tmp_path / "tokens"))
+    succeeded(cached, tmp_path / "first")
+    (note,) = [note for note in events_of(tmp_path / "first", Note) if "into memory" in note.message]
+    assert note.level == "warning"
+    assert str(tmp_path) not in note.message
+    assert bytes_of(tmp_path / "without") == bytes_of(tmp_path / "first")

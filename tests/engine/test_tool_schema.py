@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.engine.data import tool_schema
 from posttrain.engine.data.examples import Example
+from posttrain.engine.data.patterns import UncheckableError, size_of
 from posttrain.engine.data.tool_schema import check_calls
 
 
@@ -48,6 +50,11 @@ WEATHER = {
         ({"city": "Rome" * 99}, ".city", "breaks maxLength: 99"),
         ({"city": "Rome", "unit": "K"}, ".unit", """must be one of ["C", "F"], not 'K'"""),
         ({"city": "Rome", "spots": [{}, {"lat": "5"}]}, ".spots[1].lat", "must be number, not text"),
+        (
+            {"city": "Rome", "a, b\n\x1b[1m": 1},
+            "",
+            r"has 'a, b\n\x1b[1m', which the tool does not take (city, days, unit, spots)",
+        ),
         ({"city": "Rome", "when": 1}, "", "has when, which the tool does not take (city, days, unit, spots)"),
     ],
 )
@@ -95,6 +102,13 @@ def test_an_unknown_tool_and_an_answer_without_a_call() -> None:
         ({"unevaluatedProperties": False}, "uses unevaluatedProperties"),
         (objects(a={"enum": list(range(5000))}), "has more than 2048 values"),
         (objects(a={"pattern": "(?=x)"}), "the pattern '(?=x)' cannot be matched in bounded time"),
+        ({"$schema": ["x"]}, "names its dialect ($schema) by a list, not text"),
+        ({"$schema": {}}, "names its dialect ($schema) by an object, not text"),
+        ({"$schema": 7}, "names its dialect ($schema) by a number, not text"),
+        ({"$schema": "http://[x"}, "is of a dialect of JSON schema that is not known"),
+        (objects(a={"pattern": "(?x)a"}), "has the flag x"),
+        (objects(a={"pattern": r"(\pL{1,200})0_i$"}), "repeats too much"),
+        (objects(a={"pattern": r"((a{20}){20}){20}"}), "repeats too much"),
         (objects(a={"pattern": "("}), "the pattern '(' cannot be matched in bounded time"),
     ],
 )
@@ -102,6 +116,60 @@ def test_a_schema_that_cannot_be_checked_is_named(schema: dict[str, Any], reason
     ((field, said),) = findings(schema, {"a": "x"})
     assert field in ("tools[0].parameters", "messages[1].tool_calls[0].arguments")
     assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        ("abc", 3),
+        (r"a{3}b?", 4),
+        (r"a{2,5}?", 5),
+        (r"a{7,}", 7),
+        (r"(ab{3}){2}", 10),  # each group is one more
+        (r"(?P<x>a){2}(?:b){3}(?i)", 11),
+        (r"[a-z]{9}", 9),
+        (r"[]a]{9}", 9),
+        (r"[^]a]{9}", 9 * 5),
+        (r"[a[b]]{9}", 9 * 6),
+        (r"\w{2}", 2 * 42),
+        (r"\pL{2}", 2 * 43),
+        (r"\{3}", 3),  # no repeat: an escaped brace
+        (r"x\x{41}{3}", 1 + 3 * 7),
+        (r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", 38),
+    ],
+)
+def test_the_size_of_a_pattern(pattern: str, size: int) -> None:
+    assert size_of(pattern) == size
+
+
+@given(st.text("ab(){}[]^\\\\pxw,?*+|.5é", max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_any_pattern_has_a_size(pattern: str) -> None:
+    try:
+        size = size_of(pattern)
+    except UncheckableError:
+        assert "x" in pattern
+    else:
+        assert size >= 0
+
+
+def test_a_row_pays_once_for_a_pattern_and_a_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when there are more of them than are kept from row to row."""
+    made: list[str] = []
+    plain = tool_schema._validator
+
+    def record(text: str) -> Any:
+        made.append(text)
+        return plain(text)
+
+    monkeypatch.setattr(tool_schema, "_validator", record)
+    num = 3 * tool_schema.KEPT
+    tools = [{"name": f"f{i}", "parameters": objects(a={"pattern": f"^{i}$" if i else "("})} for i in range(num)]
+    calls = [{"name": f"f{i}", "arguments": {"a": str(i)}} for _ in range(3) for i in range(num)]
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    found = check_calls(Example(messages, tools))
+    assert [field for field, _ in found] == [f"messages[1].tool_calls[{i}].arguments" for i in (0, num, 2 * num)]
+    assert len(made) == num
 
 
 def doubling(depth: int) -> dict[str, Any]:

@@ -666,3 +666,13 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[3] for line in lines] == ["0/30", "10/30", "20/30", "30/30"]
     assert lines[1] == "ift j1 training: 10/30 (33%)  ETA 20s  held_out_loss 1.5  loss 1.235"
+
+
+def test_a_mistyped_path_is_not_asked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for source in ("data/rows", "dta/rows.jsonl", "dta/rows.CSV"):
+        assert run(["datasets", "add", "rows", source]) == Exit.USAGE
+        assert f"{source}: no such file\n" in capsys.readouterr().err
