@@ -177,7 +177,7 @@ def parquet_rows(path: Path, note: Callable[[str], None]) -> Iterator[bytes]:
 def _group_bytes(group: Any) -> int:
     """What a row group takes decoded: its pages, and 8 bytes for each value, of which a page may hold many in a few."""
     columns = map(group.column, range(group.num_columns))
-    return int(group.total_byte_size) + 8 * sum(max(0, column.num_values) for column in columns)
+    return int(group.total_byte_size) + 8 * sum(max(0, int(column.num_values)) for column in columns)
 
 
 def _pieces(batch: Any) -> Iterator[Any]:
