@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -51,9 +51,10 @@ class Shapes:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by what they are for, in the order of the module's docstring."""
+    """Bytes by what they are for, in the order of the module's docstring; `replan` plans a changed spec of the job."""
 
     parts: dict[str, int]
+    replan: Callable[[TrainSpec], MemoryPlan] = field(repr=False, compare=False)
 
     @property
     def total_bytes(self) -> int:
@@ -71,6 +72,8 @@ def read_shapes(folder: Path) -> Shapes:
         tensors: dict[str, tuple[int, ...]] = {}
         for path in sorted(folder.glob("*.safetensors")):
             tensors.update(_header(path))
+        if not tensors:
+            raise ModelError(f"{folder.name}: there are no safetensors files, or no tensors in them")
         config = config.get("text_config", config)
         width = int(_first(config, "hidden_size", "n_embd", "d_model"))
         num_heads = int(_first(config, "num_attention_heads", "n_head"))
@@ -89,7 +92,10 @@ def read_shapes(folder: Path) -> Shapes:
                 if len(shape) == 2 and not any(part in name for part in _EMBEDDING_NAMES)
             },
         )
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except ModelError:
+        raise
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError,
+            struct.error) as error:  # fmt: skip
         raise ModelError(f"{folder.name}: its sizes cannot be read: {error}") from error
 
 
@@ -123,7 +129,12 @@ def memory_plan(
         # Log-probabilities become the gradient in place (losses.py); those of dpo are autograd's, which keeps one more.
         "head": 4 * (3 if spec.kind == "dpo" else 2) * logits,
     }
-    return MemoryPlan(parts)
+
+    def replan(changed: TrainSpec) -> MemoryPlan:
+        rows = min(longest, changed.batch.max_tokens)
+        return memory_plan(changed, shapes, is_cuda=is_cuda, longest=rows, step_tokens=step_tokens)
+
+    return MemoryPlan(parts, replan)
 
 
 def kept_elements(shapes: Shapes, lora: LoraAdapter | None = None) -> int:
@@ -179,15 +190,25 @@ def check_fits(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> None:
 
 
 def _ways_out(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> Sequence[str]:
-    found = []
+    found: list[str] = []
     rest = plan.total_bytes - plan.parts["activations"]
     tokens = spec.batch.micro_tokens * max(0, limit_bytes - rest) // max(1, plan.parts["activations"])
-    if tokens >= 64:
-        found.append(f"set batch.micro_tokens to {tokens // 64 * 64} (and keep rows that short: batch.max_tokens)")
-    if not spec.memory.gradient_checkpointing and rest < limit_bytes:
-        found.append("set memory.gradient_checkpointing to true")
-    if not isinstance(spec.adapter, LoraAdapter) and plan.parts["moments"] > 0:
-        found.append("set adapter.type to lora, which needs no gradients and moments of the base")
+    tokens = tokens // 64 * 64
+    batch, memory = spec.batch, spec.memory
+    short = {"micro_tokens": tokens, "max_tokens": min(batch.max_tokens, tokens)}
+    ways: list[tuple[str, dict[str, Any]]] = []
+    if tokens:
+        text = f"set batch.micro_tokens to {tokens} (and keep rows that short: batch.max_tokens)"
+        ways.append((text, {"batch": batch.model_copy(update=short)}))
+    if not memory.gradient_checkpointing:
+        changed = memory.model_copy(update={"gradient_checkpointing": True})
+        ways.append(("set memory.gradient_checkpointing to true", {"memory": changed}))
+    if not isinstance(spec.adapter, LoraAdapter):
+        text = "set adapter.type to lora, which needs no gradients and moments of the base"
+        ways.append((text, {"adapter": LoraAdapter()}))
+    for text, update in ways:
+        if plan.replan(spec.model_copy(update=update)).total_bytes <= limit_bytes:
+            found.append(text)
     return found or ["take a smaller model, or a machine with more memory"]
 
 
@@ -198,7 +219,7 @@ def _gb(number: int) -> str:
 def _adapted(lora: LoraAdapter, shapes: Shapes) -> Mapping[str, tuple[int, int]]:
     if not lora.targets:
         return shapes.matrices
-    return {name: shape for name, shape in shapes.matrices.items() if name.rsplit(".", 2)[-2] in lora.targets}
+    return {name: shape for name, shape in shapes.matrices.items() if f".{name}".rsplit(".", 2)[-2] in lora.targets}
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:

@@ -164,7 +164,14 @@ def test_what_does_not_fit_is_refused_with_a_way_out() -> None:
     assert 64 <= tokens < 16384
     smaller = spec_of(batch={"micro_tokens": tokens, "num_rows": 64, "max_tokens": 64})
     check_fits(memory_plan(smaller, shapes), 1_200_000_000, smaller)
-    assert "adapter.type to lora" in said.value.hint
+    for way, changes in (
+        ("adapter.type to lora", {"adapter": {"type": "lora"}}),
+        ("gradient_checkpointing", {"memory": {"gradient_checkpointing": True}}),
+    ):
+        other = spec_of(**changes, batch={"micro_tokens": 16384, "num_rows": 64, "max_tokens": 1024})
+        is_enough = memory_plan(other, shapes).total_bytes <= 1_200_000_000
+        assert (way in said.value.hint) == is_enough, "a way is named only if it is enough"
+    assert lora_parameters(LoraAdapter(targets=["weight", "a"]), Shapes(1, 1, 1, 1, 1, 1, 1, {"a": (2, 3)})) == 0
     huge = Shapes(80, 8192, 8192, 1024, 28672, 128256, 70_000_000_000)
     with pytest.raises(SpecError) as said:
         check_fits(memory_plan(spec_of({"type": "lora"}), huge), 24 * 10**9, spec_of({"type": "lora"}))
@@ -190,6 +197,15 @@ def test_an_attempt_that_cannot_fit_fails_before_it_loads_weights(
 def test_files_that_say_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         read_shapes(tmp_path)
+    (tmp_path / "config.json").write_text('{"vocab_size": 10}')
+    with pytest.raises(ModelError, match="no tensors in them"):
+        read_shapes(tmp_path)
+    weights = (BASE_DIR / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    for text in ("[" * 100_000, "[]", "7", '{"text_config": 3}', '{"hidden_size": 8, "num_attention_heads": [2]}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ModelError, match="cannot be read"):
+            read_shapes(tmp_path)
     (tmp_path / "config.json").write_text('{"vocab_size": 10}')
     with pytest.raises(ModelError, match="names none of hidden_size"):
         read_shapes(tmp_path)
