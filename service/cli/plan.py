@@ -34,6 +34,8 @@ def plan(spec: BinaryIO, model: str, memory: float | None, cuda: bool, as_json: 
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.specfile import read_spec
 
+    if "@" in model and not Path(model).exists():
+        raise click.UsageError(f"--model {model}: a plan asks no server: give the model's folder, or builtin:tiny-base")
     job = parse_spec(read_spec(spec.read(), getattr(spec, "name", "-")).checked())
     if isinstance(job, EvaluateSpec):
         raise click.UsageError("an evaluation is not planned: its memory is the model's and that of its batch")

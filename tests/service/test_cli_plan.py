@@ -52,6 +52,8 @@ def test_a_job_that_cannot_fit(spec: str, capsys: pytest.CaptureFixture[str]) ->
 def test_what_cannot_be_planned(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", spec, "--model", str(tmp_path / "nowhere")]) != Exit.OK
     assert "sizes cannot be read" in capsys.readouterr().err
+    assert run(["plan", spec, "--model", "tiny@1"]) == Exit.USAGE
+    assert "give the model's folder, or builtin:tiny-base" in capsys.readouterr().err
     broken = tmp_path / "broken"
     shutil.copytree(BASE_DIR, broken)
     (broken / "config.json").write_text("{}")
