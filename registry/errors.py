@@ -99,7 +99,7 @@ class InvalidArgumentError(RegistryError, ValueError):
 
 class InvalidDatasetError(InvalidArgumentError):
     code = "INVALID_DATASET"
-    hint = "mend the named rows and add the dataset again"
+    hint = "mend the named rows and add the dataset again, or leave bad rows out: --on-bad-row skip"
 
     def __init__(self, message: str, problems: Sequence[Problem]) -> None:
         super().__init__(message, "rows")
