@@ -81,7 +81,7 @@ def assert_same_gradients(models: Models, loss: Tensor, peer: Any, peers_loss: T
     for key, gradient in reference.items():
         scale = float(gradient.abs().max())
         assert scale > 0, key
-        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=2e-5 * scale, msg=key)
+        torch.testing.assert_close(found[key], gradient, rtol=1e-5, atol=1e-5 * scale, msg=key)
 
 
 def our_loss(models: Models, spec: Any, groups: Sequence[AnyRow]) -> tuple[Tensor, dict[str, float]]:
