@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := spec jobs datasets models gates
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types contracts unit proto tui bench walkthrough learning clean
+.PHONY: demo test check lint types contracts unit fuzz proto tui bench walkthrough learning clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ contracts: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev  ## the property tests on new random cases
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis
 
 proto: $(VENV)/.dev  ## writes the generated protocol code; a test fails when it is stale
 	mkdir -p build/proto

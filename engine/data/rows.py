@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 MAX_ROW_BYTES = 16 * 2**20
 MAX_DEPTH = 64  # of JSON within a field: what renders it later is recursive
+MAX_FIELD, MAX_REASON = 200, 600  # characters of a field's path and of a reason in a report
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,20 @@ class Problem:
 
 
 class RowError(ValueError):
-    """One row cannot be used; carries the field's path and the reason."""
+    """One row cannot be used; carries the field's path and the reason, both printable on one line: names of fields
+    come from the file."""
 
     def __init__(self, field_path: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field_path
+        super().__init__(_printable(message, MAX_REASON))
+        self.field = _printable(field_path, MAX_FIELD)
+
+
+def _printable(text: str, limit: int) -> str:
+    """What cannot be printed (a line break, an escape sequence, half a surrogate pair) as Python would escape it."""
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    return shown[:limit] + ("..." if max(len(text), len(shown)) > limit else "")
 
 
 UNREADABLE = "$unreadable"

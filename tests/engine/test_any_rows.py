@@ -124,6 +124,23 @@ def test_a_row_spoilt_in_one_place_is_read_or_named_alone(row_format: Format, da
         assert is_held_out(example, 1.0, 0)
 
 
+def test_names_of_fields_are_printable_and_bounded() -> None:
+    for name, shown in {"\n": "\\n", "\x1b[2J": "\\x1b[2J", "\ud800": "\\ud800", "x" * 10**6: "x" * 180}.items():
+        for rows in (
+            [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+             {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", name: 1}]}],
+            [{"prompt": "q", "completion": "a"},
+             {"prompt": [{"from": "human", "value": "q", name: 1}], "completion": "a"}],
+        ):  # fmt: skip
+            (problem,) = validate_lines([line(row) for row in rows]).problems
+            assert problem.row == 2
+            assert shown in problem.field
+            assert str(problem).isprintable()
+            assert len(str(problem)) < 1000
+    twice = validate_lines([b'{"prompt": "q", "completion": "a"}\n', b'{"a\\u001b": 1, "a\\u001b": 2}\n'])
+    assert [problem.field for problem in twice.problems] == ["a\\x1b"]
+
+
 @given(st.dictionaries(st.sampled_from([*"abc", "prompt", "chosen", "rejected", "label", "conversations"]), JSON))
 @QUICK
 def test_any_object_has_a_format_or_none(row: dict[str, Any]) -> None:
