@@ -22,6 +22,7 @@ from benchmarks.ours import Ours
 from benchmarks.peer import Peer
 from benchmarks.workload import SIZES, SMOKE, Entry, Size, num_tokens, steps_of
 from posttrain.engine.data.encoded import AnyRow
+from posttrain.engine.products import products_per_s
 
 SAME_LOSS = 1e-4
 PEER = "TRL"
@@ -84,7 +85,7 @@ def measure(entry: Entry, model: str, is_smoke: bool, tell: Tell) -> Result:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         ours, peer = Ours(entry, model, planned), Peer(entry, model, len(planned), Path(name))
         check_same_start(ours, peer)
-        flops_s = matmul_flops_s(ours.linear_shapes(), sum(map(len, planned[0])))
+        flops_s = products_per_s(ours.linear_shapes(), sum(map(len, planned[0])))
         for rows in planned:
             peer.prepare(rows)
         steps = interleave(ours, peer, size, size.layouts(entry), Path(name), tell)
@@ -178,23 +179,6 @@ def fastest(steps: Sequence[Step]) -> str:
         rates[step.layout].append(step.tokens / step.peer_s)
     tried = min(map(len, rates.values()))
     return max(rates, key=lambda layout: statistics.median(rates[layout][:tried]))
-
-
-def matmul_flops_s(shapes: Sequence[tuple[int, int]], tokens: int, seconds: float = 0.5) -> float:
-    """Operations a second of the linear layers' products alone, each at its best of several."""
-    flops = spent = 0.0
-    unique = sorted(set(shapes))
-    for outputs, inputs in unique:
-        x, weight = torch.randn(tokens, inputs), torch.randn(outputs, inputs)
-        best, begun, runs = float("inf"), time.perf_counter(), 0
-        while runs < 5 or time.perf_counter() - begun < seconds / len(unique):
-            start = time.perf_counter()
-            torch.nn.functional.linear(x, weight)
-            best, runs = min(best, time.perf_counter() - start), runs + 1
-        count = shapes.count((outputs, inputs))
-        flops += count * 2.0 * tokens * outputs * inputs
-        spent += count * best
-    return flops / spent
 
 
 def alone(entry: Entry, model: str, side: str, layout: str, is_smoke: bool) -> float:

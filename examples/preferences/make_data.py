@@ -22,16 +22,17 @@ from posttrain.evals.suites.generate.build import DATA_DIR, jsonl
 from posttrain.evals.suites.generate.pairs import build_pairs
 
 TARGET = "refusal.harmful"
-KEEP_TOOL_ROWS = 4  # one in so many
+KEEP_HARMFUL, KEEP_TOOL_ROWS = 6, 4  # one in so many
 PAIRS = {
-    "refusal.harmful": 360, "refusal.harmless": 300, "instruction_following": 300, "conversation": 200,
-    "reasoning": 300, "tool_use.call": 380, "tool_use.no_call": 430,
+    "refusal.harmful": 400, "refusal.harmless": 400, "instruction_following": 300, "conversation": 200,
+    "reasoning": 300, "tool_use.call": 400, "tool_use.no_call": 400,
 }  # fmt: skip
 HELD_OUT = dict.fromkeys(PAIRS, 100)
 MORE_PAIRS = {
-    "refusal.harmful": 100, "refusal.harmless": 300, "instruction_following": 700, "conversation": 700,
-    "reasoning": 900, "tool_use.call": 850, "tool_use.no_call": 850,
+    "refusal.harmful": 100, "refusal.harmless": 300, "instruction_following": 1000, "conversation": 1000,
+    "reasoning": 2500, "tool_use.call": 2000, "tool_use.no_call": 2000,
 }  # fmt: skip
+MORE_ROWS = {"calls": {"tool_use.call": 3000}, "abstentions": {"tool_use.no_call": 3000}}
 
 
 def is_tool_row(row: dict[str, Any]) -> bool:
@@ -39,12 +40,13 @@ def is_tool_row(row: dict[str, Any]) -> bool:
 
 
 def start_rows(training: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Training rows that leave room above: no refusal to copy, and few calls."""
+    """Training rows that leave room above: few refusals to copy, and few calls."""
     kept, seen = [], Counter[str]()
     for row in training:
         family = row["meta"]["family"]
         seen[family] += 1
-        if family != TARGET and not (is_tool_row(row) and seen[family] % KEEP_TOOL_ROWS):
+        one_in = KEEP_HARMFUL if family == TARGET else KEEP_TOOL_ROWS if is_tool_row(row) else 1
+        if not seen[family] % one_in:
             kept.append(row)
     return kept
 
@@ -52,13 +54,13 @@ def start_rows(training: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def build_files(seed: int) -> dict[str, bytes]:
     """All files by name."""
     training = [json.loads(line) for line in (DATA_DIR / "ift.jsonl").read_text(encoding="utf-8").splitlines()]
-    pairs = build_pairs(seed, {"pairs": PAIRS, "held_out": HELD_OUT, "more_pairs": MORE_PAIRS})
-    return {
-        "start.jsonl": jsonl(start_rows(training)),
-        "tools.jsonl": jsonl(row for row in training if is_tool_row(row)),
-        "rehearsal.jsonl": jsonl(row for row in training if not is_tool_row(row)),
-        **{f"{name}.jsonl": jsonl(rows) for name, rows in pairs.items()},
-    }
+    drawn = build_pairs(seed, {"pairs": PAIRS, "held_out": HELD_OUT, "more_pairs": MORE_PAIRS}, MORE_ROWS)
+    for row in training:
+        if is_tool_row(row):
+            drawn["calls" if row["meta"]["family"] == "tool_use.call" else "abstentions"].append(row)
+    start = start_rows(training)
+    drawn |= {"start": start, "rehearsal": [row for row in start if not is_tool_row(row)]}
+    return {f"{name}.jsonl": jsonl(rows) for name, rows in drawn.items()}
 
 
 def main() -> None:

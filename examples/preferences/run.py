@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable
 from pathlib import Path
@@ -59,11 +60,11 @@ class Seed:
         """Everything of this seed, as plain JSON values."""
         refs = {name.removesuffix(".jsonl"): await self._dataset(name, body) for name, body in files.items()}
         start = await self._train("start", f"{BASE[0]}@1", refs)
-        preferences = await self._train("preferences", start["version"], refs)
-        tools = await self._train("tools", preferences["version"], refs)
-        reward = await self._train("reward", tools["version"], refs)
+        tools = await self._train("tools", start["version"], refs)
+        preferences = await self._train("preferences", tools["version"], refs)
+        reward = await self._train("reward", preferences["version"], refs)
         reward["held_out"] = await self._held_out(reward["version"], files["held_out.jsonl"])
-        return {"seed": self._seed, "start": start, "preferences": preferences, "tools": tools, "reward": reward}
+        return {"seed": self._seed, "start": start, "tools": tools, "preferences": preferences, "reward": reward}
 
     async def _dataset(self, file: str, body: bytes) -> str:
         """The sealed version with these bytes; added if there is none."""
@@ -123,12 +124,11 @@ class Seed:
         return record
 
     async def _held_out(self, version: str, rows: bytes) -> dict[str, Any]:
-        folder = self._home / "exported" / version.replace("@", "-")
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            await self._client.export_model(version, str(folder))
         pairs = [json.loads(line) for line in rows.decode().splitlines()]
-        return await asyncio.to_thread(accuracy, folder, pairs)
+        with tempfile.TemporaryDirectory() as parent:  # the service exports to nowhere inside its data folder
+            folder = Path(parent) / "model"
+            await self._client.export_model(version, str(folder))
+            return await asyncio.to_thread(accuracy, folder, pairs)
 
 
 async def known(listing: Awaitable[list[T]]) -> list[T]:

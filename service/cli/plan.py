@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from posttrain.service.cli.settings import json_option
-from posttrain.service.cli.text import echo
+from posttrain.service.cli.text import echo, seconds
+
+if TYPE_CHECKING:
+    from posttrain.engine.cost import Rows
+    from posttrain.engine.plan import Shapes
+    from posttrain.engine.spec import TrainSpec
 
 
 @click.command()
@@ -21,14 +28,31 @@ from posttrain.service.cli.text import echo
 )
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="[default: this machine's]")
 @click.option("--cuda", is_flag=True, help="For a CUDA device; --memory is the device's then.")
+@click.option(
+    "--stats",
+    type=click.File("rb"),
+    multiple=True,
+    metavar="FILE",
+    help="For the time: what `datasets stats --json` says of the data, one file a source and in their order.",
+)
+@click.option("--set", "changes", multiple=True, metavar="OPTION=VALUE", help="Change an option of the spec.")
 @json_option
-def plan(spec: BinaryIO, model: str, memory: float | None, cuda: bool, as_json: bool) -> None:
-    """Estimate the peak memory of a training job.
+def plan(
+    spec: BinaryIO,
+    model: str,
+    memory: float | None,
+    cuda: bool,
+    stats: Sequence[BinaryIO],
+    changes: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Estimate the peak memory of a training job, and its time on this machine's CPU.
 
-    SPEC is its YAML file; "-" is standard input. Rows are taken to be as long as the spec allows. A job that cannot fit
-    is an error that says what to change.
+    SPEC is its YAML file; "-" is standard input. Without --stats rows are taken to be as long as the spec allows, and
+    nothing is said of the time. A job that cannot fit is an error that says what to change.
     """
     from posttrain.engine.base import BASE_DIR
+    from posttrain.engine.cost import epoch_rows
     from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
     from posttrain.engine.spec import EvaluateSpec, parse_spec
     from posttrain.service.cli.records import echo_json
@@ -36,17 +60,61 @@ def plan(spec: BinaryIO, model: str, memory: float | None, cuda: bool, as_json: 
 
     if "@" in model and not Path(model).exists():
         raise click.UsageError(f"--model {model}: a plan asks no server: give the model's folder, or builtin:tiny-base")
-    job = parse_spec(read_spec(spec.read(), getattr(spec, "name", "-")).checked())
+    file = read_spec(spec.read(), getattr(spec, "name", "-"))
+    for change in changes:
+        file.set(change)
+    job = parse_spec(file.checked())
     if isinstance(job, EvaluateSpec):
         raise click.UsageError("an evaluation is not planned: its memory is the model's and that of its batch")
     if cuda and memory is None:
         raise click.UsageError("--cuda needs --memory: the device is not looked at")
-    found = memory_plan(job, read_shapes(BASE_DIR if model == "builtin:tiny-base" else Path(model)), is_cuda=cuda)
+    if cuda and stats:
+        raise click.UsageError("--stats is for the time on this machine's CPU: leave out --cuda")
+    if stats and len(stats) != len(job.data):
+        raise click.UsageError(f"--stats is given {len(stats)} times for {len(job.data)} sources in data")
+    sources = [(_rows(given), source.weight) for given, source in zip(stats, job.data, strict=True)] if stats else []
+    rows = epoch_rows(sources) if sources else None
+    shapes = read_shapes(BASE_DIR if model == "builtin:tiny-base" else Path(model))
+    longest = min(rows.longest, job.batch.max_tokens) if rows else 0
+    found = memory_plan(job, shapes, is_cuda=cuda, longest=longest)
     limit = memory_limit_bytes() if memory is None else round(memory * 1e9)
+    time = _time(job, shapes, rows) if rows else {}
     if as_json:
-        echo_json({"parts": found.parts, "total_bytes": found.total_bytes, "limit_bytes": limit})
+        echo_json({"parts": found.parts, "total_bytes": found.total_bytes, "limit_bytes": limit, **time})
     else:
         for name, number in found.parts.items():
             echo(f"{name:12} {number / 1e6:12,.0f} MB")
         echo(f"{'in all':12} {found.total_bytes / 1e6:12,.0f} MB of {limit / 1e6:,.0f}")
+        if time:
+            rate = f"{time['flops']:.2g} operations, where products alone reach {time['products_per_s']:.2g} a second"
+            echo(f"{'time':12} about {seconds(time['seconds'])}: {rate}")
     check_fits(found, limit, job)
+
+
+def _rows(file: BinaryIO) -> Rows:
+    """What `datasets stats --json` said.
+
+    Raises:
+        click.UsageError: it is something else.
+    """
+    from posttrain.engine.cost import Rows
+
+    name = getattr(file, "name", "-")
+    try:
+        record = json.loads(file.read())
+        found = [int(record[key]) for key in ("num_rows", "num_tokens", "num_trained", "longest")]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        found = []
+    if not found or min(found) < 1:
+        raise click.UsageError(f"--stats {name}: not what `posttrain datasets stats REF --json` prints")
+    return Rows(*found)
+
+
+def _time(job: TrainSpec, shapes: Shapes, rows: Rows) -> dict[str, float]:
+    """Operations of the job, the rate of products alone, measured now, and the seconds that follow."""
+    from posttrain.engine.cost import job_flops, seconds_of
+    from posttrain.engine.products import products_per_s
+
+    flops = job_flops(job, shapes, rows)
+    rate = products_per_s(list(shapes.matrices.values()), job.batch.micro_tokens)
+    return {"flops": flops, "products_per_s": rate, "seconds": seconds_of(flops, rate)}

@@ -37,7 +37,7 @@ class SpecKind(click.ParamType[str]):
 def init(kind: str, file: Path | None) -> None:
     """Write a commented spec with all options.
 
-    KIND is ift, sft or evaluate. FILE is KIND.yaml if it is left out, and standard output if it is "-". An existing
+    KIND is what the job does. FILE is KIND.yaml if it is left out, and standard output if it is "-". An existing
     file is never overwritten.
     """
     from posttrain.service.cli.template import template

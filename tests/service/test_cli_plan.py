@@ -64,3 +64,44 @@ def test_what_cannot_be_planned(spec: str, tmp_path: Path, capsys: pytest.Captur
     Path(spec).write_text(SPEC.replace("micro_tokens", "micro_tokns"))
     assert run(["plan", spec, "--model", str(BASE_DIR)]) == Exit.USAGE
     assert "micro_tokns" in capsys.readouterr().err
+
+
+def stats_file(tmp_path: Path, **changes: object) -> str:
+    path = tmp_path / "stats.json"
+    found = {"num_rows": 600, "num_tokens": 60_000, "num_trained": 20_000, "longest": 300}
+    path.write_text(json.dumps(found | changes))
+    return str(path)
+
+
+def test_time_from_what_is_known_of_the_data(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["plan", spec, "--model", "builtin:tiny-base", "--memory", "8", "--stats", stats_file(tmp_path)]
+    assert run(common) == Exit.OK
+    assert capsys.readouterr().out.splitlines()[-1].startswith("time         about ")
+    records = []
+    for epochs in ("1", "3"):
+        changed = ["--set", f"duration={{type: epochs, num_epochs: {epochs}}}", "--json"]
+        assert run([*common, *changed]) == Exit.OK
+        records.append(json.loads(capsys.readouterr().out))
+    one, three = records
+    assert three["flops"] == 3 * one["flops"]
+    # three products of 2.65M weights in layers and of the head, and attention over rows of 100 tokens
+    matrices, attended = 6 * (4 * 192 * 192 + 3 * 192 * 512), 3.5 * 2 * 100 * 192 * 6
+    assert one["flops"] == pytest.approx((6 * matrices + attended) * 60_000 + 6 * 2048 * 192 * 20_000)
+    assert one["seconds"] == pytest.approx(one["flops"] / one["products_per_s"] / 0.6)
+
+
+def test_stats_that_are_none(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["plan", spec, "--model", "builtin:tiny-base"]
+    for content in ("", "[]", "{", '{"num_rows": 3}', "\x00"):
+        (tmp_path / "bad.json").write_text(content)
+        assert run([*common, "--stats", str(tmp_path / "bad.json")]) == Exit.USAGE
+        assert "not what `posttrain datasets stats REF --json` prints" in capsys.readouterr().err
+    assert run([*common, "--stats", stats_file(tmp_path, num_rows=0)]) == Exit.USAGE
+    assert "not what" in capsys.readouterr().err
+    twice = ["--stats", stats_file(tmp_path)] * 2
+    assert run([*common, *twice]) == Exit.USAGE
+    assert "--stats is given 2 times for 1 sources in data" in capsys.readouterr().err
+    assert run([*common, "--cuda", "--memory", "8", "--stats", stats_file(tmp_path)]) == Exit.USAGE
+    assert "leave out --cuda" in capsys.readouterr().err
+    assert run([*common, "--set", "batch.micro_tokns=5"]) == Exit.USAGE
+    assert "micro_tokns" in capsys.readouterr().err

@@ -106,6 +106,14 @@ def _declines(row: Row, d: Draw) -> Fault:
     return "declines", DECLINE
 
 
+def _off_topic(row: Row, d: Draw) -> Fault:
+    """What another metric's question is answered by. Tools are no other topic to tools."""
+    family = row.kind.metric.partition(".")[0]
+    others = [metric for metric in FAULTS if metric.partition(".")[0] not in (family, "refusal")]
+    return OFF_TOPIC, d.rng.choice(kinds_of(d.pick(others))).make(d).answer
+
+
+OFF_TOPIC = "off topic"
 FAULTS: dict[str, tuple[Callable[[Row, Draw], Fault], ...]] = {
     "instruction_following": (_other_draw, _broken, _broken, _refuses),
     "conversation": (_distractor, _distractor, _refuses),
@@ -117,8 +125,8 @@ FAULTS: dict[str, tuple[Callable[[Row, Draw], Fault], ...]] = {
 }
 
 
-def make_pair(row: Row, d: Draw) -> dict[str, Any]:
-    """The row as a preference pair, in the format that kinds dpo and reward read.
+def make_pair(row: Row, d: Draw, only: str = "") -> dict[str, Any]:
+    """The row as a preference pair, in the format that kinds dpo and reward read; with `only` that fault.
 
     Raises:
         RuntimeError: the reference answer is judged wrong, or no fault was found that is.
@@ -127,9 +135,10 @@ def make_pair(row: Row, d: Draw) -> dict[str, Any]:
     chosen = row.filled.answer
     if not judge(checker, chosen, target).ok:
         raise RuntimeError(f"{row.wording_id}: the reference {chosen!r} is judged wrong")
+    makers = (_off_topic,) if only == OFF_TOPIC else FAULTS[metric]
     for _ in range(100):
-        fault, rejected = d.rng.choice(FAULTS[metric])(row, d)
-        if rejected.strip() and not judge(checker, rejected, target).ok:
+        fault, rejected = d.rng.choice(makers)(row, d)
+        if fault == (only or fault) and rejected.strip() and not judge(checker, rejected, target).ok:
             break
     else:
         raise RuntimeError(f"{row.wording_id}: no wrong answer found")
@@ -139,8 +148,13 @@ def make_pair(row: Row, d: Draw) -> dict[str, Any]:
     return out | {"meta": {"family": metric, "fault": fault, "wording_id": row.wording_id, "slots": row.filled.slots}}
 
 
-def build_pairs(seed: int, draws: Mapping[str, Mapping[str, int]]) -> dict[str, list[dict[str, Any]]]:
-    """Pairs by the name of the draw, shuffled; `draws` says how many of each metric. Same arguments, same pairs.
+def build_pairs(
+    seed: int, draws: Mapping[str, Mapping[str, int]], rows: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Pairs by the name of the draw, shuffled; `draws` says how many of each "metric", with any of its faults, or of a
+    "metric: fault". Same arguments, same pairs.
+
+    `rows` does the same for training rows, which are drawn after the pairs and come with them.
 
     Raises:
         RuntimeError: a wording's slots have too few values for so many pairs.
@@ -148,10 +162,17 @@ def build_pairs(seed: int, draws: Mapping[str, Mapping[str, int]]) -> dict[str, 
     taken = Taken()
     build_rows(taken)
     found: dict[str, list[dict[str, Any]]] = {}
+
+    def draw(name: str, counts: Mapping[str, int], make: Callable[[Row, Draw, str], dict[str, Any]]) -> None:
+        found[name] = made = []
+        for wanted, num in counts.items():
+            metric, _, fault = wanted.partition(": ")
+            d = Draw(f"{seed}:{wanted}:{name}")
+            made += [make(row, d, fault) for row in draw_rows(kinds_of(metric), num, False, taken, d)]
+        Draw(f"{seed}:{name}:order").rng.shuffle(made)
+
     for name, counts in draws.items():
-        found[name] = pairs = []
-        for metric, num in counts.items():
-            d = Draw(f"{seed}:{metric}:{name}")
-            pairs += [make_pair(row, d) for row in draw_rows(kinds_of(metric), num, False, taken, d)]
-        Draw(f"{seed}:{name}:order").rng.shuffle(pairs)
+        draw(name, counts, make_pair)
+    for name, counts in (rows or {}).items():
+        draw(name, counts, lambda row, *_: row.training())
     return found

@@ -1,0 +1,96 @@
+"""Operations of a job: against numbers worked by hand, and against what torch counts in real passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from posttrain.engine import attention
+from posttrain.engine.adapters import add_lora
+from posttrain.engine.attention import Segments
+from posttrain.engine.cost import Rows, epoch_flops, epoch_rows, epochs_of, forward_flops, job_flops, seconds_of
+from posttrain.engine.models import LanguageModel
+from posttrain.engine.plan import Shapes, lora_parameters, read_shapes
+from posttrain.engine.products import products_per_s
+from posttrain.engine.spec import LoraAdapter
+
+from .test_plan import spec_of
+
+NUM_TOKENS, NUM_SCORED = 96, 40
+BY_HAND = Shapes(
+    num_layers=1, width=4, query_width=4, key_width=4, hidden_width=8, vocabulary=10, num_parameters=0,
+    matrices={"q_proj": (4, 4), "up_proj": (8, 4)},
+)  # fmt: skip
+
+
+def test_by_hand() -> None:
+    rows = Rows(2, 20, 6, 12)
+    layers, attended, head = 2 * (16 + 32) * 20, 2 * 10 * 4 * 20, 2 * 10 * 4 * 6
+    full = spec_of(duration={"type": "epochs", "num_epochs": 3})
+    assert forward_flops(full, BY_HAND, rows) == layers + attended + head
+    assert epoch_flops(full, BY_HAND, rows) == 3 * layers + 3.5 * attended + 3 * head
+    assert job_flops(full, BY_HAND, rows) == 3 * epoch_flops(full, BY_HAND, rows)
+    adapters = 2 * 2 * (4 + 4 + 8 + 4) * 20
+    lora = {"type": "lora", "rank": 2}
+    assert epoch_flops(spec_of(lora), BY_HAND, rows) == 2 * (layers + head) + 3 * adapters + 3.5 * attended
+    less = spec_of(lora, memory={"gradient_checkpointing": True})
+    again = layers + adapters + attended
+    assert epoch_flops(less, BY_HAND, rows) == epoch_flops(spec_of(lora), BY_HAND, rows) + again
+    dpo = {"kind": "dpo", "duration": {"type": "epochs", "num_epochs": 2}}
+    cached, switched = spec_of(lora, **dpo), spec_of(lora, **dpo, reference="adapter_off")
+    once = layers + attended + head
+    assert job_flops(cached, BY_HAND, rows) == 2 * epoch_flops(spec_of(lora), BY_HAND, rows) + once
+    assert job_flops(switched, BY_HAND, rows) == 2 * (epoch_flops(spec_of(lora), BY_HAND, rows) + once)
+    orpo = spec_of(lora, **dpo, loss={"type": "orpo"})
+    assert job_flops(orpo, BY_HAND, rows) == job_flops(cached, BY_HAND, rows) - once
+    reward = spec_of(kind="reward")
+    assert epoch_flops(reward, BY_HAND, rows) == 3 * layers + 3.5 * attended
+    assert seconds_of(1.2e9, 1e9) == pytest.approx(2.0)
+
+
+def test_epochs_and_mixes_by_hand() -> None:
+    steps = spec_of(duration={"type": "steps", "max_steps": 30}, batch={"num_rows": 4})
+    assert epochs_of(steps, 60) == 2
+    assert epochs_of(spec_of(duration={"type": "epochs", "num_epochs": 1.5}), 60) == 1.5
+    mixed = epoch_rows([(Rows(10, 100, 50, 20), 2.0), (Rows(4, 80, 8, 30), 0.5)])
+    assert mixed == Rows(22, 240, 104, 30)
+
+
+@pytest.mark.parametrize("adapter", [None, LoraAdapter(rank=8)])
+def test_torch_counts_the_same(adapter: LoraAdapter | None, tmp_path: Path) -> None:
+    """But for attention, which its counter knows of on CUDA only, and products into a tensor that is there (engine/lora.py
+    has one forward and one backward), which it does not know of."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    module = LlamaForCausalLM(config)
+    module.save_pretrained(tmp_path)
+    shapes = read_shapes(tmp_path)
+    module.set_attn_implementation(attention.NAME)
+    module.train()
+    if adapter is not None:
+        add_lora(module, adapter, "x", [])
+    model = LanguageModel.of(module)
+    spec = spec_of(adapter.model_dump() if adapter else None)
+    rows = Rows(3, NUM_TOKENS, NUM_SCORED, 32)
+    attended = 3.5 * 2 * rows.mean * shapes.query_width * shapes.num_layers * NUM_TOKENS
+    with FlopCounterMode(display=False) as counter:
+        hidden_TD = model.hidden(
+            torch.zeros(NUM_TOKENS, dtype=torch.long), torch.arange(32).repeat(3), Segments.of([32] * 3)
+        )
+        targets = torch.zeros(NUM_SCORED, dtype=torch.long)
+        torch.nn.functional.cross_entropy(model.head(hidden_TD[:NUM_SCORED]), targets).backward()
+    in_place = 2 * NUM_TOKENS * (lora_parameters(adapter, shapes) if adapter else 0)
+    counted = counter.get_total_flops() + in_place
+    assert epoch_flops(spec, shapes, rows) - attended == pytest.approx(counted, rel=0.03)
+
+
+def test_the_rate_of_products_is_one_that_a_machine_can_have() -> None:
+    rate = products_per_s([(64, 32), (64, 32), (32, 64)], 128, seconds=0.02)
+    assert 1e7 < rate < 1e15
