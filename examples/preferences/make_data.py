@@ -1,13 +1,15 @@
 """Writes what run.py trains on: `python examples/preferences/make_data.py --out DIR [--seed N]`. Same seed, same bytes.
 
-    start.jsonl      the package's training rows without harmful requests and with one tool row in four
-    tools.jsonl      all of the package's tool rows
-    rehearsal.jsonl  the package's other training rows
-    pairs.jsonl      preference pairs (posttrain.evals.suites.generate.pairs)
-    held_out.jsonl   pairs of another draw, to measure a reward model by
-    more_pairs.jsonl pairs of a third draw, for the reward model: more of those in which a value is wrong
+    start.jsonl         the package's training rows with one harmful request in six and one tool row in four
+    calls.jsonl         tool rows with a call: the package's, and as many again and more
+    abstentions.jsonl   tool rows without one, likewise
+    harmful.jsonl       the start's harmful requests
+    rehearsal.jsonl     the start's other rows, without tool rows
+    pairs.jsonl         preference pairs (posttrain.evals.suites.generate.pairs) for DPO
+    reward_pairs.jsonl  pairs of another draw, with any fault, for the reward model
+    held_out.jsonl      pairs of a third draw, to measure the reward model by
 
-The first three are the same for every seed. No prompt of an evaluation shard is in any of them.
+Whatever is drawn afresh differs by seed. No prompt of an evaluation shard is in any of them.
 """
 
 from __future__ import annotations
@@ -18,19 +20,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from posttrain.evals.suites.generate.build import DATA_DIR, jsonl
+from posttrain.evals.suites.generate.build import DATA_DIR, TRAINING_ROWS, jsonl
 from posttrain.evals.suites.generate.pairs import build_pairs
 
 TARGET = "refusal.harmful"
 KEEP_HARMFUL, KEEP_TOOL_ROWS = 6, 4  # one in so many
+# Pairs of what is to change, and many more of what is to stay: their rejected answers are of another topic, so that the
+# chosen answers are rehearsed and no boundary is moved. Calls need most: an argument is copied letter by letter.
 PAIRS = {
-    "refusal.harmful": 400, "refusal.harmless": 400, "instruction_following": 300, "conversation": 200,
-    "reasoning": 300, "tool_use.call": 400, "tool_use.no_call": 400,
+    "refusal.harmful": 400, "refusal.harmless: refuses": 300, "refusal.harmless: wrong value": 100,
+    "instruction_following: off topic": 400, "conversation: off topic": 300, "reasoning: off topic": 500,
+    "tool_use.call: off topic": 700, "tool_use.call: wrong argument": 700, "tool_use.no_call: off topic": 1300,
 }  # fmt: skip
-HELD_OUT = dict.fromkeys(PAIRS, 100)
-MORE_PAIRS = {
-    "refusal.harmful": 100, "refusal.harmless": 300, "instruction_following": 1000, "conversation": 1000,
-    "reasoning": 2500, "tool_use.call": 2000, "tool_use.no_call": 2000,
+HELD_OUT = dict.fromkeys(TRAINING_ROWS, 100)
+REWARD_PAIRS = {
+    "refusal.harmful": 500, "refusal.harmless": 800, "instruction_following": 1300, "conversation": 1300,
+    "reasoning": 2800, "tool_use.call": 2400, "tool_use.no_call": 2400,
 }  # fmt: skip
 MORE_ROWS = {"calls": {"tool_use.call": 3000}, "abstentions": {"tool_use.no_call": 3000}}
 
@@ -54,13 +59,15 @@ def start_rows(training: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def build_files(seed: int) -> dict[str, bytes]:
     """All files by name."""
     training = [json.loads(line) for line in (DATA_DIR / "ift.jsonl").read_text(encoding="utf-8").splitlines()]
-    drawn = build_pairs(seed, {"pairs": PAIRS, "held_out": HELD_OUT, "more_pairs": MORE_PAIRS}, MORE_ROWS)
+    draws = {"pairs": PAIRS, "held_out": HELD_OUT, "reward_pairs": REWARD_PAIRS}
+    files = build_pairs(seed, draws, MORE_ROWS)
     for row in training:
         if is_tool_row(row):
-            drawn["calls" if row["meta"]["family"] == "tool_use.call" else "abstentions"].append(row)
-    start = start_rows(training)
-    drawn |= {"start": start, "rehearsal": [row for row in start if not is_tool_row(row)]}
-    return {f"{name}.jsonl": jsonl(rows) for name, rows in drawn.items()}
+            files["calls" if row["meta"]["family"] == "tool_use.call" else "abstentions"].append(row)
+    start = files["start"] = start_rows(training)
+    files["harmful"] = [row for row in start if row["meta"]["family"] == TARGET]
+    files["rehearsal"] = [row for row in start if row["meta"]["family"] != TARGET and not is_tool_row(row)]
+    return {f"{name}.jsonl": jsonl(rows) for name, rows in files.items()}
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Five seeds of IFT, then DPO, then tool-use training, and a reward model: `python examples/preferences/run.py`.
+"""Five seeds of IFT, then tool-use training, then DPO, and a reward model: `python examples/preferences/run.py`.
 
 Everything runs over the real service, on the base model inside the package. The gate judges DPO under
 policies/preferences.yaml and tool-use training under policies/tools.yaml, each against its parent:
 
-    tiny-base -> start -> preferences -> tools -> reward
+    tiny-base -> start -> tools -> preferences -> reward
 
 A second run in the same folder goes on where the first one ended: a job that is on record is not run again. With
 `--shard dev` the gate judges on the dev shard, which is where settings are chosen.
