@@ -7,13 +7,14 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 
+from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.builtin import BUILTIN
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.packing import Batch, collate
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.events import Note
-from posttrain.engine.methods.base import Models, Told, Window
+from posttrain.engine.methods.base import Models, Told, Window, never
 from posttrain.engine.models import own_template
 from posttrain.engine.spec import BuiltinTemplate, TrainSpec
 
@@ -61,7 +62,7 @@ class ChatMethod(Generic[Spec]):
     def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
         return collate(rows, device)
 
-    def window(self, rows: Sequence[AnyRow], models: Models) -> Window:
+    def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> Window:
         return Window(num_targets=sum(row.num_targets for row in rows), num_rows=len(rows))
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,14 +17,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from posttrain.engine import held_out
 from posttrain.engine import run as run_module
 from posttrain.engine.adapters import add_lora
-from posttrain.engine.data.encoded import Group, Row
-from posttrain.engine.data.packing import collate
-from posttrain.engine.errors import ModelError, NonFiniteError, UnsupportedModelError
+from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.packing import collate, split
+from posttrain.engine.errors import CancelledError, ModelError, NonFiniteError, UnsupportedModelError
 from posttrain.engine.events import Progress
 from posttrain.engine.methods import Models, kto, method_of, reference
-from posttrain.engine.methods.kto import KtoMethod
+from posttrain.engine.methods.kto import KtoMethod, KtoRow
 from posttrain.engine.methods.reference import sequence_logps
 from posttrain.engine.models import LanguageModel, load
 from posttrain.engine.run import run_training
@@ -305,7 +306,7 @@ def test_ktos_other_answer_belongs_to_another_prompt_and_is_cut() -> None:
     twice = [groups[0], replace(groups[0], branches=groups[1].branches), groups[2], groups[3]]
     limit = len(groups[3].prefix) + 1
     arranged = kto_method().arrange(twice, limit)
-    others = [row.branches[1] for row in arranged if isinstance(row, Group)]
+    others = [row.other for row in arranged if isinstance(row, KtoRow)]
     assert [other.ids[0] for other in others] == [twice[i].branches[0].ids[0] for i in (2, 2, 3, 0)]
     assert len(others[3]) == 1 < len(groups[0].branches[0])
 
@@ -319,6 +320,38 @@ def test_ktos_divergence_is_never_negative(shift: float, expected: float, monkey
     plain = reference.sequence_logps
     monkeypatch.setattr(kto, "sequence_logps", lambda batch, model: plain(batch, model) + shift)
     assert method.window(rows, models).divergence == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_kto_measures_can_be_stopped_before_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All held-out rows are one window, so a stop must not wait for the whole of it."""
+    method, models = kto_method(batch={"micro_tokens": 1}), Models(tiny_model("llama"))
+    rows = method.arrange(make_groups(num_branches=1), 1000)
+    method.prepare([rows], models, lambda done, total: None)
+    plain, passes = reference.sequence_logps, list[int]()
+    monkeypatch.setattr(kto, "sequence_logps", lambda batch, model: passes.append(1) or plain(batch, model))
+    with pytest.raises(CancelledError):
+        method.window(rows, models, lambda: len(passes) == 2)
+    assert len(passes) == 2
+    assert held_out.measure(method, models, rows, 1, lambda: len(passes) == 3) is None
+    assert len(passes) == 3
+
+
+def test_kto_packs_by_what_a_pass_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt with one of its two answers: passes of the window and of the loss are filled by that."""
+    groups = [replace(make_groups(num_branches=1)[0], number=number) for number in range(4)]
+    groups = [replace(group, prefix=array("i", [number, *group.prefix])) for number, group in enumerate(groups)]
+    size = len(groups[0])
+    method, models = kto_method(batch={"micro_tokens": 2 * size}), Models(tiny_model("llama"))
+    rows = method.arrange(groups, 1000)
+    assert [len(row) for row in rows] == [size] * 4
+    assert [len(micro) for micro in split(rows, 2 * size)] == [2, 2]
+    method.prepare([rows], models, lambda done, total: None)
+    plain, sizes = reference.sequence_logps, list[int]()
+    monkeypatch.setattr(
+        kto, "sequence_logps", lambda batch, model: sizes.append(batch.num_tokens) or plain(batch, model)
+    )
+    method.window(rows, models)
+    assert sizes == [2 * size, 2 * size]
 
 
 def test_a_divergence_that_is_no_number_names_its_rows() -> None:
