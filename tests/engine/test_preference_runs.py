@@ -24,6 +24,7 @@ from posttrain.engine.data.encoded import Row
 from posttrain.engine.data.packing import collate, split
 from posttrain.engine.errors import CancelledError, ModelError, NonFiniteError, UnsupportedModelError
 from posttrain.engine.events import Progress
+from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Models, kto, method_of, reference
 from posttrain.engine.methods.kto import KtoMethod, KtoRow
 from posttrain.engine.methods.reference import sequence_logps
@@ -78,6 +79,36 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
     assert files
     for path in files:
         assert path.read_bytes() == (tmp_path / "a2" / "output" / path.name).read_bytes()
+
+
+def test_a_resumed_attempt_computes_with_the_threads_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the reference, which is computed again before the checkpoint's weights are loaded."""
+    used: list[tuple[str, int]] = []
+    for name, owner in (("prepare", reference.ReferenceLogps), ("_step", Trainer)):
+        plain = getattr(owner, name)
+
+        def spied(*given: Any, plain: Any = plain, name: str = name) -> Any:
+            used.append((name, torch.get_num_threads()))
+            return plain(*given)
+
+        monkeypatch.setattr(owner, name, spied)
+    task = task_of(tmp_path, DPO)
+    try:
+        torch.set_num_threads(2)
+        with monkeypatch.context() as patch:
+            kill_after(patch, 3)
+            assert run_training(task, tmp_path / "a1").code == "INTERNAL"
+        torch.set_num_threads(1)
+        succeeded(
+            with_task(task, attempt=2, resume_from=str(tmp_path / "a1" / "checkpoints" / "step-00000002")),
+            tmp_path / "a2",
+        )
+        assert torch.get_num_threads() == 1, "given back"
+    finally:
+        torch.set_num_threads(1)
+    assert used == [("prepare", 2), *[("_step", 2)] * 3, ("prepare", 2), *[("_step", 2)] * 4]
 
 
 @every_technique
