@@ -353,6 +353,8 @@ def test_a_job_of_a_standby_outlives_the_server_and_is_found_again(serve: Callab
     pid = standby_of(server)
     job = submit(server, train_spec("steps=40 delay=0.05"))
     assert worker_of(server, job).pid == pid
+    wanted = job.name.rpartition("/")[2][-15:]
+    server.wait(lambda: psutil.Process(pid).name() == wanted, "its name in ps; its command line names no job")
     server.wait(lambda: server.get(job.name).progress.done >= 2, "some steps")
     server.kill()
     time.sleep(0.3)
