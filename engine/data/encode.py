@@ -52,6 +52,10 @@ class Encoder:
         self._spellings = spellings
         self._opened: set[tuple[Any, ...]] = set()
 
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Ids of the conversation up to where the assistant's next turn begins.
 

@@ -78,6 +78,7 @@ class DpoMethod(ChatMethod[DpoSpec]):
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Group:
         assert isinstance(example, PairExample)
+        self._check_speaks(example, encoder, source, number)
         return encoder.pair(example, source, number)
 
     @property

@@ -63,6 +63,7 @@ class KtoMethod(ChatMethod[DpoSpec]):
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Group:
         assert isinstance(example, LabelledExample)
+        self._check_speaks(example, encoder, source, number)
         return encoder.labelled(example, source, number)
 
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> list[AnyRow]:
