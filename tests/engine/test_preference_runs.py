@@ -20,15 +20,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from posttrain.engine import held_out
 from posttrain.engine import run as run_module
 from posttrain.engine.adapters import add_lora
-from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import Group, Row, fit
 from posttrain.engine.data.packing import collate, split
+from posttrain.engine.data.preferences import read_pair
 from posttrain.engine.errors import CancelledError, ModelError, NonFiniteError, UnsupportedModelError
 from posttrain.engine.events import Progress
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Models, kto, method_of, reference
 from posttrain.engine.methods.kto import KtoMethod, KtoRow
 from posttrain.engine.methods.reference import sequence_logps
-from posttrain.engine.models import LanguageModel, load
+from posttrain.engine.models import LanguageModel, load, own_template
 from posttrain.engine.run import run_training
 from posttrain.engine.score import add_score_head, sequence_scores
 from posttrain.engine.spec import LoraAdapter, parse_spec
@@ -228,8 +230,48 @@ def test_the_reward_model_scores_with_ordinary_transformers(tmp_path: Path) -> N
     assert float(score) == pytest.approx(engine_score(output, ids[0].tolist()), rel=1e-4)
 
 
+def test_an_answer_is_scored_at_its_stop_token_or_where_it_was_cut(tmp_path: Path) -> None:
+    """In training, packed behind a shared prompt, as by transformers, alone: whatever the last token is."""
+    batch = {"num_rows": 4, "max_tokens": 50, "overlong": "truncate"}
+    succeeded(task_of(tmp_path, REWARD, batch=batch, optimizer={"learning_rate": 1e-2}), tmp_path / "a1")
+    output = tmp_path / "a1" / "output"
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    theirs = AutoModelForSequenceClassification.from_pretrained(output)
+    template = own_template(tokenizer)
+    assert template is not None
+    encoder, method = Encoder(tokenizer, template, [tokenizer.eos_token_id]), method_of(spec_of(**REWARD))
+    pairs = [read_pair(row) for row in pairs_of(24)]
+    whole = [method.encode(pair, encoder, "d@1", number) for number, pair in enumerate(pairs, 1)]
+    groups = [row for row in (fit(row, 50, "truncate") for row in whole if row is not None) if isinstance(row, Group)]
+    assert len(groups) == len(pairs)
+    with torch.no_grad():
+        found = sequence_scores(collate(groups), engine_model(output)).tolist()
+        alone = [
+            float(theirs(torch.tensor([[*group.prefix, *branch.ids]])).logits)
+            for group in groups
+            for branch in group.branches
+        ]
+    assert found == pytest.approx(alone, rel=1e-4, abs=1e-5)
+    is_stopped = [branch.ids[-1] == tokenizer.eos_token_id for group in groups for branch in group.branches]
+    is_cut = [len(row.prefix) + len(branch) > 50 for row in whole if isinstance(row, Group) for branch in row.branches]
+    assert 0 < sum(is_cut) < len(is_cut)
+    assert is_stopped == [not cut for cut in is_cut]
+    # Not the same: what a template writes behind the stop token.
+    first = [*groups[0].prefix, *groups[0].branches[0].ids]
+    with torch.no_grad():
+        behind = float(theirs(torch.tensor([[*first, *tokenizer("\n")["input_ids"]]])).logits)
+    assert abs(behind - alone[0]) > 1e-3
+
+
 def engine_score(output: Path, ids: list[int]) -> float:
-    """The score of a row by the packed path, from the saved tensors."""
+    """The score of a row by the packed path."""
+    model = engine_model(output)
+    with torch.no_grad():
+        return float(sequence_scores(collate([Row(array("i", ids), bytes([0] * (len(ids) - 1) + [1]))]), model))
+
+
+def engine_model(output: Path) -> LanguageModel:
+    """A reward model as it is trained, with the saved tensors."""
     tensors = load_file(output / "model.safetensors")
     model = tiny_model("llama")
     model.module.model.load_state_dict(
@@ -237,8 +279,7 @@ def engine_score(output: Path, ids: list[int]) -> float:
     )
     add_score_head(model, seed=0)
     model.module.score.weight.data = tensors["score.weight"]
-    with torch.no_grad():
-        return float(sequence_scores(collate([Row(array("i", ids), bytes([0] * (len(ids) - 1) + [1]))]), model))
+    return model
 
 
 def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
