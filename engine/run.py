@@ -30,12 +30,12 @@ from posttrain.engine.data.token_cache import TokenCache, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
+from posttrain.engine.exactness import check_exactness
 from posttrain.engine.held_out import split_share
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
     LanguageModel,
-    check_exactness,
     check_input,
     check_unchanged,
     context_of,
