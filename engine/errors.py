@@ -106,3 +106,8 @@ class DiskFullError(EngineError, OSError):
 class CancelledError(EngineError):
     code = "CANCELLED"
     hint = "submit again to start over"
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, for a message of our own."""
+    return str(error).strip().split("\n")[0][:300]

@@ -10,23 +10,22 @@ import copy
 import math
 import random
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, TypeVar, overload
 
 import torch
 
+from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encoded import AnyRow
-from posttrain.engine.data.packing import split
-from posttrain.engine.errors import EmptyDatasetError, NonFiniteError
+from posttrain.engine.data.packing import split_in_parts
+from posttrain.engine.errors import CancelledError, EmptyDatasetError, NonFiniteError
 from posttrain.engine.events import HELD_OUT_PREFIX
-from posttrain.engine.methods.base import Method, Models
+from posttrain.engine.methods.base import Method, Models, never
 from posttrain.engine.spec import HeldOutOptions
 
 LOSS = HELD_OUT_PREFIX + "loss"
-PART_ROWS = 1024
 
 _R = TypeVar("_R")
 
@@ -87,7 +86,7 @@ def measure(
     models: Models,
     rows: Sequence[AnyRow],
     micro_tokens: int,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = never,
 ) -> dict[str, float] | None:
     """`held_out_loss` and the method's sums of the rows as one window; None if it was asked to stop in between.
 
@@ -97,10 +96,11 @@ def measure(
     policy = models.policy
     sums = {LOSS: 0.0}
     with _without_trace(method, policy.module, policy.device), torch.no_grad():
-        window = method.window(rows, models)
-        # Part by part: which rows share a pass is found in time that grows with the square of a part.
-        parts = (rows[start : start + PART_ROWS] for start in range(0, len(rows), PART_ROWS))
-        for micro in chain.from_iterable(split(part, micro_tokens) for part in parts):
+        try:
+            window = method.window(rows, models, should_stop)
+        except CancelledError:
+            return None
+        for micro in split_in_parts(rows, micro_tokens):
             if should_stop():
                 return None
             batch = method.collate(micro, policy.device)

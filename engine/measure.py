@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
-from posttrain.engine.data.examples import AnyExample, Example, PairExample
+from posttrain.engine.data.examples import AnyExample
 from posttrain.engine.data.statistics import Statistics, statistics_of
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.errors import EmptyDatasetError
@@ -52,10 +51,4 @@ def measure(task: TrainTask) -> tuple[Statistics, int]:
 
 def _num_characters(example: AnyExample) -> int:
     """Of the messages' texts; of a pair, the prompt once."""
-    if isinstance(example, Example):
-        messages: list[dict[str, Any]] = example.messages
-    elif isinstance(example, PairExample):
-        messages = [*example.prompt, *example.chosen, *example.rejected]
-    else:
-        messages = [*example.prompt, *example.completion]
-    return sum(len(message["content"]) for message in messages)
+    return sum(len(message["content"]) for message in example.all_messages())

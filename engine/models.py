@@ -2,9 +2,8 @@
 
 What a `ForCausalLM` does between its backbone and its logits differs by architecture (Gemma's soft cap,
 arXiv:2408.00118; Cohere's and Granite's scale). `LanguageModel.logits` reproduces those that are known, and
-`check_exactness` compares the packed path with the model's own padded forward on a few tokens at loading, one row of
-them longer than the config's windows, so that an architecture which does something else is refused by name and never
-trained wrong.
+`exactness.py` compares the packed path with the model's own padded forward at loading, so that an architecture which
+does something else is refused by name and never trained wrong.
 
 Shape suffixes: T packed tokens, N positions, D model width, V vocabulary, B rows, L padded length.
 """
@@ -13,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,22 +21,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.engine import attention
-from posttrain.engine.attention import Segments
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.embeddings import resize_rows
-from posttrain.engine.errors import EngineError, ModelError, UnsupportedModelError
+from posttrain.engine.errors import ModelError, UnsupportedModelError, first_line
+from posttrain.engine.exactness import check_exactness
 from posttrain.engine.task import ModelInput
 from posttrain.engine.weights import check_adapter_folder, check_model_folder
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-
-# Where configs say that a token sees a limited number of tokens before it.
-WINDOW_NAMES = (
-    "sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "attention_window_size",
-    "local_attention", "local_attention_window_len", "keep_window_size", "index_topk",
-)  # fmt: skip
-MAX_CHECKED_WINDOW = 2048  # a row of a quarter more is the longest that is computed at loading
-_CHECKED_TAIL = 64  # last positions of that row whose logits are compared
 
 
 @dataclass
@@ -184,17 +173,6 @@ def context_of(config: Any) -> int:
     return min(limits)
 
 
-def windows_of(config: Any) -> dict[str, int]:
-    """What the config names of `WINDOW_NAMES`, in tokens, where it is less than the context: the others limit nothing.
-
-    Raises:
-        UnsupportedModelError: see `context_of`.
-    """
-    context = context_of(config)
-    named = {name: getattr(config, name, None) for name in WINDOW_NAMES}
-    return {name: size for name, size in named.items() if isinstance(size, int) and 0 < size < context}
-
-
 def check_input(source: ModelInput) -> None:
     """Checks the folders of a model and of its adapters; see `posttrain.engine.weights`.
 
@@ -238,7 +216,7 @@ def load_config(source: ModelInput) -> Any:
     except (OSError, ValueError, KeyError) as error:
         text = json.loads((Path(source.path) / "config.json").read_text("utf-8"))
         kind = text.get("model_type", "without model_type")
-        raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {_first_line(error)}") from error
+        raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {first_line(error)}") from error
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         raise ModelError(
             f"{source.ref} is a reward model: it scores answers and writes none",
@@ -260,7 +238,7 @@ def load_tokenizer(source: ModelInput) -> Any:
     try:
         return AutoTokenizer.from_pretrained(owner[-1], local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{source.ref}: the tokenizer cannot be read: {_first_line(error)}") from None
+        raise ModelError(f"{source.ref}: the tokenizer cannot be read: {first_line(error)}") from None
 
 
 def own_template(tokenizer: Any) -> ChatTemplate | None:
@@ -315,7 +293,7 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
                 "packed rows cannot be kept apart in it"
             ) from error
         kind = UnsupportedModelError if isinstance(error, ValueError | KeyError | AttributeError) else ModelError
-        raise kind(f"{name}: {_first_line(error)}") from error
+        raise kind(f"{name}: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{source.ref}: the weights lack {', '.join(missing[:3])} ({len(missing)} tensors in all)")
@@ -342,146 +320,3 @@ def load(source: ModelInput, dtype: Dtype = "auto", device: torch.device | None 
     check_exactness(model)
     stop_ids = stop_ids_of(tokenizer, model.module.generation_config, model.module.config)
     return Loaded(model, tokenizer, own_template(tokenizer), stop_ids)
-
-
-@torch.no_grad()
-def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), seed: int = 0) -> float:
-    """Compares packed logits with the model's own padded forward on random tokens; returns the largest difference.
-
-    The difference is measured against the spread of the logits: 1e-3 of it in float32, 8e-2 in bfloat16. Where the
-    config names windows (`windows_of`), another row is longer than those of at most MAX_CHECKED_WINDOW tokens, and its
-    last positions are compared. A window that is longer, or that bfloat16 would blur, has to be handed over by an
-    attention layer: one that is only in the mask is lost in a packed pass.
-
-    Raises:
-        UnsupportedModelError: the two differ, one of them cannot be run, or a window cannot be told from none; names
-            the architecture.
-    """
-    was_training = model.module.training
-    model.module.eval()
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        with _unsupported_if_it_fails(model.name):
-            rows = [torch.randint(model.vocabulary, (n,), generator=generator) for n in lengths]
-            packed_TV = model.logits(_packed_hidden(model, rows, Segments.of(lengths)))
-            difference = _compare(model, packed_TV, torch.cat(_padded_logits(model, rows)))
-            windows = windows_of(model.module.config)
-            if windows:
-                difference = max(difference, _check_windows(model, windows, rows, generator))
-    finally:
-        model.module.train(was_training)
-    return difference
-
-
-def _check_windows(
-    model: LanguageModel, windows: Mapping[str, int], rows: Sequence[Tensor], generator: torch.Generator
-) -> float:
-    """One row that is longer than the windows, behind `rows`; returns the largest difference in its last logits."""
-    measured = [size for size in windows.values() if size <= MAX_CHECKED_WINDOW]
-    longest = max(measured, default=1)
-    length = min(longest + max(8, longest // 4), model.context)
-    row = torch.randint(model.vocabulary, (length,), generator=generator)
-    watched = _Watched(Segments.of([*map(len, rows), length]))
-    tail = slice(-min(_CHECKED_TAIL, length - min(measured, default=1)), None)
-    packed_TD = _packed_hidden(model, [*rows, row], watched)
-    named = " and ".join(f"{name} {size}" for name, size in windows.items())
-    difference = _compare(
-        model,
-        model.logits(packed_TD[tail]),
-        model.logits(_own_hidden(model, row)[tail]),
-        f" on a row of {length} tokens (its config has {named})",
-    )
-    if set(getattr(model.module.config, "layer_types", None) or ["unknown"]) == {"full_attention"}:
-        return difference  # the config names a window that no layer has
-    is_exact = model.module.dtype == torch.float32
-    for name, size in windows.items():
-        if size not in watched.windows and not (is_exact and size in measured):
-            raise UnsupportedModelError(
-                f"{model.name}: its config has {name} {size}, below the context of {model.context}, but no attention "
-                "layer hands over a window of that size, so packed rows would see further back than they should"
-            )
-    return difference
-
-
-def _compare(model: LanguageModel, packed_NV: Tensor, own_NV: Tensor, where: str = "") -> float:
-    """The largest difference; UnsupportedModelError if it is more than rounding."""
-    spread = float(own_NV.float().std())
-    difference = float((packed_NV.float() - own_NV.float()).abs().max())
-    tolerance = 1e-3 if model.module.dtype == torch.float32 else 8e-2
-    if not difference <= tolerance * max(spread, 1e-6):
-        raise UnsupportedModelError(
-            f"{model.name}: packed logits differ from its own padded forward by {difference:.2g}{where} "
-            f"(their spread is {spread:.2g}), so it cannot be trained without padding"
-        )
-    return difference
-
-
-@dataclass
-class _Watched:
-    """A layout that notes which windows the layers hand over."""
-
-    layout: attention.Layout
-    windows: set[int] = field(default_factory=set)
-
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: attention.Call) -> Tensor:
-        self.windows.add(call.window)
-        return self.layout.attend(query_BHTD, key_BKTD, value_BKTD, call)
-
-
-@contextmanager
-def _unsupported_if_it_fails(name: str) -> Iterator[None]:
-    """Whatever an unknown architecture stumbles over is told by its name; running out of memory is told as it is."""
-    try:
-        yield
-    except (EngineError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # forward passes of any architecture: attribute, type, key, index, shape errors
-        if "can't allocate memory" in str(error):  # how torch says it on a CPU, as a RuntimeError
-            raise
-        raise UnsupportedModelError(
-            f"{name} cannot be run on packed rows: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-
-
-@contextmanager
-def _own_attention(model: LanguageModel) -> Iterator[None]:
-    """The model as transformers runs it, with eager attention and a mask that it builds itself."""
-    model.module.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.module.set_attn_implementation(attention.NAME)
-
-
-def _packed_hidden(model: LanguageModel, rows: Sequence[Tensor], layout: attention.Layout) -> Tensor:
-    """Last hidden states [T, D] of rows laid end to end."""
-    positions_T = torch.cat([torch.arange(len(row)) for row in rows])
-    return model.hidden(torch.cat(list(rows)).to(model.device), positions_T.to(model.device), layout)
-
-
-def _own_hidden(model: LanguageModel, row: Tensor) -> Tensor:
-    """Last hidden states [n, D] of one row by the model's own backbone."""
-    ids_1L = row[None].to(model.device)
-    with _own_attention(model):
-        output = model.module.base_model(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L), use_cache=False)
-    hidden_1LD: Tensor = output.last_hidden_state
-    return hidden_1LD[0]
-
-
-def _padded_logits(model: LanguageModel, rows: Sequence[Tensor]) -> list[Tensor]:
-    """Logits [n, V] of each row by the model's own forward, padded on the right."""
-    longest = max(map(len, rows))
-    ids_BL = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask_BL = torch.zeros(len(rows), longest, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids_BL[index, : len(row)] = row
-        mask_BL[index, : len(row)] = 1
-    with _own_attention(model):
-        logits_BLV = model.module(
-            input_ids=ids_BL.to(model.device), attention_mask=mask_BL.to(model.device), use_cache=False
-        ).logits
-    return [logits_BLV[index, : len(row)] for index, row in enumerate(rows)]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:300]

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from posttrain.engine.attempt import RESERVE_BYTES, Events, ShouldStop, run_attempt
-from posttrain.engine.checkpoint import commit_folder, disk_errors, new_folder, newest_sound
+from posttrain.engine.checkpoint import Checkpoint, commit_folder, disk_errors, new_folder, newest_sound
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.mixing import check_shares
@@ -30,12 +30,12 @@ from posttrain.engine.data.token_cache import TokenCache, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
+from posttrain.engine.exactness import check_exactness
 from posttrain.engine.held_out import split_share
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
     LanguageModel,
-    check_exactness,
     check_input,
     check_unchanged,
     context_of,
@@ -118,6 +118,8 @@ class _Attempt:
         )
 
         self._phase("loading")
+        digest = self.task.spec_sha256 or spec_digest(spec)
+        checkpoint = self._resumed(digest)
         device = default_device()
         self._check_memory(sources, device)
         model = load_model(base, resolve_dtype(spec.dtype, device), device, tokenizer)
@@ -133,12 +135,8 @@ class _Attempt:
             method.prepare([*sources, held_out], models, self._tell)
 
         checkpoints = self.folder / CHECKPOINTS_FOLDER
-        digest = self.task.spec_sha256 or spec_digest(spec)
         trainer = Trainer(spec, method, models, sources, self.events, checkpoints, self.should_stop, held_out, digest)
-        if self.task.resume_from:
-            checkpoint, skipped = newest_sound(Path(self.task.resume_from), digest)
-            for reason in skipped:
-                self._note(f"skipped: {reason}", "warning")
+        if checkpoint is not None:
             trainer.resume(checkpoint)
         self._phase("training")
         started = time.monotonic()
@@ -204,6 +202,21 @@ class _Attempt:
         return arranged, [row for rows in held if rows for row in method.arrange(rows, limit)]
 
     # -- model ---------------------------------------------------------------------------------------------------------
+
+    def _resumed(self, digest: str) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one. From here on this process has as many threads as the one that
+        wrote it: what is computed before the training, a cached reference, has to come out as it did there.
+
+        Raises:
+            CheckpointError: none is sound.
+        """
+        if not self.task.resume_from:
+            return None
+        checkpoint, skipped = newest_sound(Path(self.task.resume_from), digest)
+        for reason in skipped:
+            self._note(f"skipped: {reason}", "warning")
+        torch.set_num_threads(checkpoint.state["num_threads"])
+        return checkpoint
 
     def _adapt(self, model: LanguageModel, tokenizer: Any, num_known: int, row_ids: list[int]) -> Any:
         """New token rows, stop token, and LoRA if asked for; returns the peft model, or None for full fine-tuning."""

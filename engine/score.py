@@ -46,7 +46,10 @@ def add_score_head(model: LanguageModel, seed: int) -> None:
 
 
 def sequence_scores(batch: Batch, model: LanguageModel) -> Tensor:
-    """The score of each sequence, at its last token; [S] in float32."""
+    """The score of each sequence, at its last token; [S] in float32.
+
+    Rows end with the stop token, unless they were cut: whoever asks for a score ends the input with it, too.
+    """
     hidden_TD = model.hidden(batch.input_ids_T, batch.position_ids_T, batch.segments)
     scores_S1: Tensor = model.module.score(hidden_TD[batch.ends_S])
     return scores_S1.squeeze(-1).float()

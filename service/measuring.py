@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import Field, TypeAdapter
 
+from posttrain.engine.data.statistics import Statistics
 from posttrain.engine.errors import EngineError
 from posttrain.engine.spec import Option, parse_spec
 from posttrain.engine.task import TrainTask
@@ -33,18 +35,8 @@ MAX_CONTEXT = 2**31 - 1
 
 class Measured(Option):
     type: Literal["measured"] = "measured"
-    num_rows: int
     num_characters: int
-    num_tokens: int
-    num_trained: int
-    mean: float
-    p50: int
-    p95: int
-    longest: int
-    limit: int
-    num_overlong: int
-    num_cut: int
-    num_lost: int
+    statistics: Statistics
 
 
 _LINE: TypeAdapter[Measured | Failure] = TypeAdapter(Annotated[Measured | Failure, Field(discriminator="type")])
@@ -84,8 +76,12 @@ class Measurer:
             raise MeasuringError(f"not measured within {settings.sample_timeout_s:g} seconds") from error
         finally:
             self._running -= 1
-        plain = found.model_dump(exclude={"type"})
-        return datasets_pb2.DatasetStatistics(dataset=task.datasets[0].ref, model=task.base.ref, **plain)
+        return datasets_pb2.DatasetStatistics(
+            dataset=task.datasets[0].ref,
+            model=task.base.ref,
+            num_characters=found.num_characters,
+            **asdict(found.statistics),
+        )
 
     def _task(self, project: str, dataset: str, model: str, template: str, max_tokens: int) -> TrainTask:
         """What a job of the kind that reads this dataset would be handed, before it starts."""
@@ -139,7 +135,7 @@ def serve_measuring(source: BinaryIO, target: BinaryIO) -> int:
         from posttrain.engine.measure import measure
 
         found, num_characters = measure(TrainTask.model_validate_json(source.readline()))
-        answer = Measured.model_validate({**vars(found), "num_characters": num_characters})
+        answer = Measured(num_characters=num_characters, statistics=found)
     except EngineError as error:
         answer = Failure(code=error.code, message=str(error)[:2000], hint=error.hint)
     target.write(answer.model_dump_json().encode() + b"\n")

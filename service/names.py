@@ -5,8 +5,8 @@ the field.
 from __future__ import annotations
 
 import re
-import unicodedata
 
+from posttrain.engine.data.rows import unfit_for_people
 from posttrain.engine.spec import NAME_PATTERN
 from posttrain.service.errors import FieldViolation, InvalidFieldError
 
@@ -23,8 +23,6 @@ PROMOTION = "projects/*/promotions/*"
 
 _PART = re.compile(NAME_PATTERN)
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/@-]{0,128}$")
-# Marks that reorder the text around them, so that what is read is not what is stored.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def invalid(field: str, description: str) -> InvalidFieldError:
@@ -61,11 +59,9 @@ def check_text(field: str, text: str, limit: int) -> str:
     Raises:
         InvalidFieldError: too long, or it holds a control or reordering character.
     """
-    if len(text) > limit:
-        raise invalid(field, f"{len(text)} characters; at most {limit}")
-    for index, character in enumerate(text):
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDI:
-            raise invalid(field, f"a control character (U+{ord(character):04X}) at position {index + 1}")
+    reason = unfit_for_people(text, limit)
+    if reason:
+        raise invalid(field, reason)
     return text
 
 

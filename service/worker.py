@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,7 @@ from posttrain.engine.task import EvaluateTask, TrainTask, read_assignment
 from posttrain.service.executors.local import LOCK_FILE, WORKER_FILE, WorkerRecord, start_time
 from posttrain.service.executors.standby import await_attempt, taken_clock_s
 
+PROCESS_NAME_BYTES = 15  # Linux cuts off what is behind them
 EXIT_HELD = 75  # EX_TEMPFAIL: another worker holds the attempt
 
 
@@ -131,9 +133,13 @@ def _stand_by(descriptor: int) -> int:
 
 
 def _say_who(folder: Path, taken_s: float = 0.0) -> None:
+    """In `worker.json`, and on Linux as the process's name in `ps` and `top`: the job's, or its last 15 characters. The
+    command line, which cannot be changed, names the attempt folder of those only that were started for it."""
     pid = os.getpid()
     record = WorkerRecord(pid=pid, started=start_time(pid), taken_s=taken_s)
     write_atomic(folder / WORKER_FILE, record.model_dump_json().encode())
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(folder.parents[1].name[-PROCESS_NAME_BYTES:])
 
 
 if __name__ == "__main__":

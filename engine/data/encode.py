@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from posttrain.engine.data.encoded import Group, Row, grow
 from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample
+from posttrain.engine.data.growing import Anchors, GrowingIds
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
 
@@ -50,7 +51,12 @@ class Encoder:
         self._sentinel = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
         self._newline = self._encode("\n")
         self._spellings = spellings
+        self._anchors = Anchors.of(tokenizer)
         self._opened: set[tuple[Any, ...]] = set()
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Ids of the conversation up to where the assistant's next turn begins.
@@ -175,13 +181,15 @@ class Encoder:
     # -- ids -----------------------------------------------------------------------------------------------------------
 
     def _assemble(self, text: str, spans: list[tuple[int, int]], literals: list[str], source: str, number: int) -> Row:
-        ids: list[int] = []
+        growing = GrowingIds(
+            text, lambda part: self._ids(part, literals), lambda part: self._inner(part, literals), self._anchors
+        )
+        ids = growing.ids
         is_target = bytearray()
-        position = 0
         for start, end in spans:
-            self._extend(ids, text, position, start, literals)
+            growing.extend(start)
             is_target.extend(bytes(len(ids) - len(is_target)))
-            self._extend(ids, text, start, end, literals)
+            growing.extend(end)
             turn = ids[len(is_target) :]
             stops = [i for i, token in enumerate(turn) if token in self._stop_ids]
             if not stops:
@@ -192,18 +200,8 @@ class Encoder:
                 )
             # What a template writes after the first stop token is never generated.
             is_target.extend(b"\1" * (stops[0] + 1) + bytes(len(turn) - stops[0] - 1))
-            position = end
         used = is_target.rindex(1) + 1  # what follows the last trained token need not be computed
         return Row(array("i", ids[:used]), bytes(is_target[:used]), source, number)
-
-    def _extend(self, ids: list[int], text: str, start: int, end: int, literals: list[str]) -> None:
-        """Appends the ids of text[start:end] as they follow `ids` in an encoding of text[:end], or else by
-        themselves."""
-        whole = self._ids(text[:end], literals)
-        if whole[: len(ids)] == ids:
-            ids.extend(whole[len(ids) :])
-        else:
-            ids.extend(self._inner(text[start:end], literals))
 
     def _ids(self, text: str, literals: list[str]) -> list[int]:
         if not literals:

@@ -18,6 +18,9 @@ class Example:
     messages: list[Message]
     tools: list[dict[str, Any]] = field(default_factory=list)
 
+    def all_messages(self) -> list[Message]:
+        return self.messages
+
     def as_dict(self) -> dict[str, Any]:
         return {"messages": self.messages, "tools": self.tools} if self.tools else {"messages": self.messages}
 
@@ -35,6 +38,10 @@ class PairExample:
     tools: list[dict[str, Any]] = field(default_factory=list)
     margin: float = 0.0
 
+    def all_messages(self) -> list[Message]:
+        """The prompt once, and both answers."""
+        return [*self.prompt, *self.chosen, *self.rejected]
+
 
 @dataclass(frozen=True)
 class LabelledExample:
@@ -44,6 +51,9 @@ class LabelledExample:
     completion: list[Message]
     is_desirable: bool
     tools: list[dict[str, Any]] = field(default_factory=list)
+
+    def all_messages(self) -> list[Message]:
+        return [*self.prompt, *self.completion]
 
 
 AnyExample = Example | PairExample | LabelledExample

@@ -8,7 +8,7 @@ Shape suffixes: T tokens of the packed micro-batch, N positions with a loss, S s
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from posttrain.engine.data.encoded import AnyRow, Branch, Group, Row
 from posttrain.engine.errors import MaskedLabelsError
 
 Integers = np.ndarray[tuple[int], np.dtype[np.int32 | np.int64]]
+PART_ROWS = 1024
 _EMPTY: Integers = np.empty(0, np.int64)
 
 
@@ -123,3 +124,9 @@ def split(rows: Sequence[AnyRow], micro_tokens: int) -> list[list[AnyRow]]:
             bins[place].append(row)
             free[place] -= len(row)
     return bins
+
+
+def split_in_parts(rows: Sequence[AnyRow], micro_tokens: int) -> Iterator[list[AnyRow]]:
+    """`split` of any number of rows, PART_ROWS at a time: its time grows with the square of their number."""
+    for start in range(0, len(rows), PART_ROWS):
+        yield from split(rows[start : start + PART_ROWS], micro_tokens)

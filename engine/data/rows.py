@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 MAX_ROW_BYTES = 16 * 2**20
 MAX_DEPTH = 64  # of JSON within a field: what renders it later is recursive
 MAX_FIELD, MAX_REASON = 200, 600  # characters of a field's path and of a reason in a report
+MAX_NAME = 1000  # characters of a file's name, or of where rows come from
+# Marks that reorder the text around them, so that what is read is not what is stored.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,26 @@ class RowError(ValueError):
     come from the file."""
 
     def __init__(self, field_path: str, message: str) -> None:
-        super().__init__(_printable(message, MAX_REASON))
-        self.field = _printable(field_path, MAX_FIELD)
+        super().__init__(printable(message, MAX_REASON))
+        self.field = printable(field_path, MAX_FIELD)
 
 
-def _printable(text: str, limit: int) -> str:
+def printable(text: str, limit: int) -> str:
     """What cannot be printed (a line break, an escape sequence, half a surrogate pair) as Python would escape it."""
     shown = text[:limit]
     if not shown.isprintable():
         shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
     return shown[:limit] + ("..." if max(len(text), len(shown)) > limit else "")
+
+
+def unfit_for_people(text: str, limit: int) -> str:
+    """Why a text cannot be stored to be shown: too long, or a character that acts on a terminal; empty if it can."""
+    if len(text) > limit:
+        return f"{len(text)} characters; at most {limit}"
+    for index, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDI:
+            return f"a control character (U+{ord(character):04X}) at position {index + 1}"
+    return ""
 
 
 UNREADABLE = "$unreadable"

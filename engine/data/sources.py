@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from posttrain.engine.data.json_list import json_rows
-from posttrain.engine.data.rows import SourceFile
+from posttrain.engine.data.rows import MAX_FIELD, MAX_NAME, SourceFile, printable, unfit_for_people
 from posttrain.engine.data.tables import csv_rows, parquet_rows
 from posttrain.engine.errors import DataError, EmptyDatasetError
 
@@ -96,9 +96,10 @@ def prepared(source: Path | HubSource, on_rows: Callable[[int], None] | None = N
 
                 writer.write(hub_rows(source, made.notes.append))
             elif source.is_dir():
-                for path in data_files(source, made.notes.append):
-                    num_rows = writer.write(rows_of(path, made.notes.append))
-                    made.files.append(SourceFile(shown_name(path.relative_to(source)), num_rows))
+                paths = data_files(source, made.notes.append)
+                names = [shown_name(path.relative_to(source)) for path in paths]
+                for path, name in zip(paths, names, strict=True):
+                    made.files.append(SourceFile(name, writer.write(rows_of(path, made.notes.append))))
             else:
                 writer.write(rows_of(source, made.notes.append))
         if not writer.num_rows:
@@ -156,8 +157,16 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def shown_name(path: Path) -> str:
-    """A file's name as text that can be sent: a byte that is no UTF-8 becomes '?'."""
-    return path.as_posix().encode("utf-8", "replace").decode("utf-8")
+    """A file's name as text that can be sent: a byte that is no UTF-8 becomes '?'.
+
+    Raises:
+        DataError: it is too long, or holds what acts on a terminal; a server would refuse it after the upload.
+    """
+    name = path.as_posix().encode("utf-8", "replace").decode("utf-8")
+    reason = unfit_for_people(name, MAX_NAME)
+    if reason:
+        raise DataError(f"{printable(name, MAX_FIELD)}: a file's name with {reason}", hint="rename the file")
+    return name
 
 
 def kind_of_file(path: Path) -> str:

@@ -20,10 +20,10 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain.engine.checkers.calls import refuse_constant, strict_json, unique_keys
-from posttrain.engine.data.examples import Message
+from posttrain.engine.data.examples import AnyExample, Message
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import TemplateError
 
@@ -285,26 +285,52 @@ def _takes_system(template: ChatTemplate) -> bool:
 _PROBES = {"the tools on offer": "\ue104", "a call's name": "\ue105", "arguments": "\ue106", "tools' answers": "\ue107"}
 
 
-def check_speaks(template: ChatTemplate) -> None:
-    """Renders a conversation with a call: many templates silently drop what they do not know.
+class Speech(NamedTuple):
+    """What of tools a row holds, and so its template has to write."""
+
+    tools: bool
+    calls: bool
+    answers: bool
+
+    @classmethod
+    def of(cls, example: AnyExample) -> Speech:
+        messages = example.all_messages()
+        return cls(
+            bool(example.tools),
+            any(message.get("tool_calls") for message in messages),
+            any(message["role"] == "tool" for message in messages),
+        )
+
+
+ALL_OF_IT = Speech(True, True, True)
+
+
+def check_speaks(
+    template: ChatTemplate,
+    speech: Speech = ALL_OF_IT,
+    hint: str = "set call_format to hermes (or llama3, openai), which teaches the template that format",
+) -> None:
+    """Renders a conversation of this kind: many templates silently drop what they do not know.
 
     Raises:
         TemplateError: names what is missing, or what the template says.
     """
     tool, name, argument, result = _PROBES.values()
-    call = {"name": name, "arguments": {argument: 1}}
-    talk: list[Message] = [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": f'"{result}"'},
-        {"role": "assistant", "content": "x"},
-    ]
+    talk: list[Message] = [{"role": "user", "content": "x"}]
+    if speech.calls or speech.answers:
+        calls = {"tool_calls": [{"name": name, "arguments": {argument: 1}}]} if speech.calls else {}
+        talk.append({"role": "assistant", "content": "" if calls else "x", **calls})
+    if speech.answers:
+        talk.append({"role": "tool", "content": f'"{result}"'})
+    if speech.answers or not speech.calls:
+        talk.append({"role": "assistant", "content": "x"})
     schema = {"type": "object", "properties": {argument: {"type": "integer"}}}
-    hint = "set call_format to hermes (or llama3, openai), which teaches the template that format"
+    tools = [{"name": tool, "description": "x", "parameters": schema}] if speech.tools else []
     try:
-        text = template.render(talk, [{"name": tool, "description": "x", "parameters": schema}])
+        text = template.render(talk, tools)
     except TemplateError as error:
         raise TemplateError(f"the chat template does not know tool calls: {error}", hint=hint) from None
-    missing = [what for what, mark in _PROBES.items() if mark not in text]
+    wanted = dict(zip(_PROBES, (speech.tools, speech.calls, speech.calls, speech.answers), strict=True))
+    missing = [what for what, mark in _PROBES.items() if wanted[what] and mark not in text]
     if missing:
         raise TemplateError(f"the chat template does not write {', '.join(missing)}", hint=hint)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.examples import AnyExample
@@ -21,6 +22,11 @@ from posttrain.engine.spec import TrainSpec
 
 Metrics = dict[str, float]
 Told = Callable[[int, int], None]
+
+
+def never() -> bool:
+    """For whoever is not to be stopped."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,13 @@ class Method(Protocol):
 
     def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch: ...
 
-    def window(self, rows: Sequence[AnyRow], models: Models) -> Window: ...
+    def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> Window:
+        """What is to be known of the whole step, or of all held-out rows, before the first micro-batch.
+
+        Raises:
+            CancelledError: `should_stop`, asked before each pass that this takes, said so.
+        """
+        ...
 
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:
         """The micro-batch's share of the step's loss, and sums to be logged (divided by the window already)."""

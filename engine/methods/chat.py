@@ -7,16 +7,24 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 
+from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.builtin import BUILTIN
+from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
+from posttrain.engine.data.examples import AnyExample
 from posttrain.engine.data.packing import Batch, collate
 from posttrain.engine.data.template import ChatTemplate
+from posttrain.engine.data.tool_calls import Speech, check_speaks
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.events import Note
-from posttrain.engine.methods.base import Models, Told, Window
+from posttrain.engine.methods.base import Models, Told, Window, never
 from posttrain.engine.models import own_template
 from posttrain.engine.spec import BuiltinTemplate, TrainSpec
 
+SPEECH_HINT = (
+    "use kind: tool_use, whose call_format teaches the template to write them (dpo and reward start from its output), "
+    "or leave tools and calls out of the rows"
+)
 Spec = TypeVar("Spec", bound=TrainSpec)
 
 
@@ -27,6 +35,7 @@ class ChatMethod(Generic[Spec]):
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
+        self._spoken = {Speech(False, False, False)}
 
     def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
         """The template named by the spec. No tokens are added, that is IFT's business: a built-in template needs a base
@@ -45,6 +54,21 @@ class ChatMethod(Generic[Spec]):
             )
         return template, []
 
+    def _check_speaks(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> None:
+        """A call that the template drops would be trained as an empty answer, and one to tools that it drops as a
+        guess. Each kind of row is asked for once.
+
+        Raises:
+            TemplateError: the row has tools, calls or tools' answers, and the template does not write them.
+        """
+        speech = Speech.of(example)
+        if speech not in self._spoken:
+            try:
+                check_speaks(encoder.template, speech, SPEECH_HINT)
+            except TemplateError as error:
+                raise TemplateError(f"{source} row {number}: {error}", hint=error.hint) from None
+            self._spoken.add(speech)
+
     def report(self, source: str) -> list[Note]:
         return []
 
@@ -61,7 +85,7 @@ class ChatMethod(Generic[Spec]):
     def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
         return collate(rows, device)
 
-    def window(self, rows: Sequence[AnyRow], models: Models) -> Window:
+    def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> Window:
         return Window(num_targets=sum(row.num_targets for row in rows), num_rows=len(rows))
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from posttrain.engine import losses
+from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow, Group
 from posttrain.engine.data.examples import AnyExample, PairExample
 from posttrain.engine.data.packing import Batch
 from posttrain.engine.losses import PairLogps
-from posttrain.engine.methods.base import Metrics, Models, Told, Window
+from posttrain.engine.methods.base import Metrics, Models, Told, Window, never
 from posttrain.engine.methods.chat import ChatMethod
 from posttrain.engine.methods.reference import ReferenceLogps, pair_logps, sequence_logps
 from posttrain.engine.spec import (
@@ -77,6 +78,7 @@ class DpoMethod(ChatMethod[DpoSpec]):
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Group:
         assert isinstance(example, PairExample)
+        self._check_speaks(example, encoder, source, number)
         return encoder.pair(example, source, number)
 
     @property
@@ -87,7 +89,7 @@ class DpoMethod(ChatMethod[DpoSpec]):
         if self.caches_reference:
             self._reference.prepare(sources, models, tell)
 
-    def window(self, rows: Sequence[AnyRow], models: Models) -> PairWindow:
+    def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> PairWindow:
         num_chosen = sum(row.branches[0].num_targets for row in rows if isinstance(row, Group))
         return PairWindow(sum(row.num_targets for row in rows), len(rows), num_chosen)
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from posttrain.engine import losses
+from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow, Branch, Group
 from posttrain.engine.data.examples import AnyExample, LabelledExample
-from posttrain.engine.data.packing import Batch, collate, split
-from posttrain.engine.errors import EmptyDatasetError, NonFiniteError
-from posttrain.engine.methods.base import Metrics, Models, Told, Window
+from posttrain.engine.data.packing import Batch, collate, split_in_parts
+from posttrain.engine.errors import CancelledError, EmptyDatasetError, NonFiniteError
+from posttrain.engine.methods.base import Metrics, Models, Told, Window, never
 from posttrain.engine.methods.chat import ChatMethod
 from posttrain.engine.methods.reference import ReferenceLogps, sequence_logps
 from posttrain.engine.spec import DpoSpec, KtoLoss
@@ -37,9 +38,22 @@ class KtoWindow(Window):
     num_desirable: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class KtoRow(Group):
+    """A row with one branch, its own answer, which is trained. `other` is the next row's, which is only measured, in a
+    pass of its own: a row is as long as the pass that trains it."""
+
+    other: Branch
+
+    def measured(self) -> Group:
+        return Group(self.prefix, (self.other,), self.source, self.number)
+
+    def both(self) -> Group:
+        return Group(self.prefix, (*self.branches, self.other), self.source, self.number)
+
+
 class KtoMethod(ChatMethod[DpoSpec]):
-    """Trains on answers with labels; see the module's docstring. Each row has two branches: its own answer, which is
-    trained, and the next row's, which is only measured."""
+    """Trains on answers with labels; see the module's docstring."""
 
     def __init__(self, spec: DpoSpec) -> None:
         super().__init__(spec)
@@ -49,6 +63,7 @@ class KtoMethod(ChatMethod[DpoSpec]):
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Group:
         assert isinstance(example, LabelledExample)
+        self._check_speaks(example, encoder, source, number)
         return encoder.labelled(example, source, number)
 
     def arrange(self, rows: Sequence[AnyRow], max_tokens: int) -> list[AnyRow]:
@@ -72,10 +87,11 @@ class KtoMethod(ChatMethod[DpoSpec]):
         pairs = zip(groups, reversed(others), strict=True)
         return [self._with_other(group, other, max_tokens) for group, other in pairs]
 
-    def _with_other(self, row: Group, other: Group, max_tokens: int) -> Group:
+    def _with_other(self, row: Group, other: Group, max_tokens: int) -> KtoRow:
         room = max(max_tokens - len(row.prefix), 1)
         answer = other.branches[0]
-        return replace(row, branches=(row.branches[0], Branch(answer.ids[:room], answer.is_target[:room])))
+        cut = Branch(answer.ids[:room], answer.is_target[:room])
+        return KtoRow(**vars(row), other=cut)
 
     @property
     def caches_reference(self) -> bool:
@@ -83,18 +99,16 @@ class KtoMethod(ChatMethod[DpoSpec]):
 
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
         if self.caches_reference:
-            self._reference.prepare(sources, models, tell)
+            both = [[row.both() for row in rows if isinstance(row, KtoRow)] for rows in sources]
+            self._reference.prepare(both, models, tell)
 
-    def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
-        own = [replace(row, branches=row.branches[:1]) for row in rows if isinstance(row, Group)]
-        return collate(own, device)
-
-    def window(self, rows: Sequence[AnyRow], models: Models) -> KtoWindow:
-        targets = sum(row.branches[0].num_targets for row in rows if isinstance(row, Group))
+    def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> KtoWindow:
+        others = [row.measured() for row in rows if isinstance(row, KtoRow)]
         total = 0.0
-        for micro in split(rows, self._spec.batch.micro_tokens):
-            others = [replace(row, branches=row.branches[1:]) for row in micro if isinstance(row, Group)]
-            batch = collate(others, models.policy.device)
+        for micro in split_in_parts(others, self._spec.batch.micro_tokens):
+            if should_stop():
+                raise CancelledError("stopped while the divergence from the reference was measured")
+            batch = collate(micro, models.policy.device)
             with torch.no_grad():
                 policy_S = sequence_logps(batch, models.policy)
             share = float((policy_S - self._reference_logps(micro, batch, models, branch=1)).sum())
@@ -103,7 +117,7 @@ class KtoMethod(ChatMethod[DpoSpec]):
                 raise NonFiniteError(f"the divergence from the reference is {share}; rows of the batch: {shown}")
             total += share
         return KtoWindow(
-            num_targets=targets,
+            num_targets=sum(row.num_targets for row in rows),
             num_rows=len(rows),
             divergence=max(total / len(rows), 0.0),
             num_desirable=sum(row.is_desirable for row in rows if isinstance(row, Group)),

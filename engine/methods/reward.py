@@ -30,6 +30,7 @@ class RewardMethod(ChatMethod[RewardSpec]):
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Group:
         assert isinstance(example, PairExample)
+        self._check_speaks(example, encoder, source, number)
         return encoder.pair(example, source, number)
 
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:

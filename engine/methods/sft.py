@@ -24,6 +24,7 @@ class SftMethod(ChatMethod[IftSpec | SftSpec | ToolUseSpec]):
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> Row | None:
         assert isinstance(example, Example)
+        self._check_speaks(example, encoder, source, number)
         return encoder.row(example, self._spec.loss_on, source, number)
 
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:

@@ -73,6 +73,7 @@ def add(
         if path.suffix.lower() in KINDS or path.parent.is_dir():
             raise click.UsageError(f"{source}: no such file")  # mistyped: its name is not told to the hub
         given = HubSource(source, split, config, revision)
+    told = origin or shown_name(Path(path.name))  # refused before anything is read or sent
     what = f"upload {path.name}"
     with settings.connect() as client, open_progress() as progress:
         with prepared(given, lambda num_rows: progress.update(f"read {path.name}", num_rows, 0)) as rows:
@@ -81,7 +82,7 @@ def add(
             uploaded = client.upload_dataset(
                 name,
                 rows.path,
-                origin or shown_name(Path(path.name)),
+                told,
                 lambda done, total: progress.update(what, done, total),
             )
         progress.finish(what)

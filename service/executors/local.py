@@ -4,7 +4,8 @@ One worker per attempt is held by a lock on the attempt folder (`attempt.lock`, 
 first and hands the locked descriptor to the process that it starts: whoever dies at whatever moment, the lock is held
 exactly while the launch or the worker goes on. A service that starts anew asks the lock, so it neither starts a second
 worker nor takes a recycled process id for its own. The worker writes its process id and start time (which does not move
-with the clock) into `worker.json`; they are used for signals and age only.
+with the clock) into `worker.json`; they are used for signals and age only. For a standby the executor writes it before
+it sends the attempt, marked as an offer: if both fall silent then, the next service knows whom to end.
 
 A worker is the leader of a session of its own: it outlives the service, and its children are ended with it.
 """
@@ -24,10 +25,11 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from posttrain.engine.events import write_atomic
 from posttrain.engine.task import LOG_FILE
 from posttrain.service.errors import LaunchError
 from posttrain.service.executors.base import Look
-from posttrain.service.executors.standby import Standby, taken_clock_s
+from posttrain.service.executors.standby import TAKE_S, Standby, taken_clock_s
 
 LOCK_FILE = "attempt.lock"
 WORKER_FILE = "worker.json"
@@ -44,7 +46,8 @@ PASSED_VARIABLES = (
 class WorkerRecord(BaseModel):
     """Who holds an attempt: a process id is only good together with its start time.
 
-    `taken_s` is when a standby took the attempt, on the clock of `taken_clock_s`; 0: it was started for it.
+    `taken_s` is when a standby took the attempt, on the clock of `taken_clock_s`; 0: it was started for it. An offer
+    was sent to a standby, which has not said yet that it takes it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +55,7 @@ class WorkerRecord(BaseModel):
     pid: int
     started: float
     taken_s: float = 0.0
+    is_offer: bool = False
 
 
 class LocalExecutor:
@@ -78,11 +82,16 @@ class LocalExecutor:
             return
         try:
             with open(folder / LOG_FILE, "ab") as log:
+                # Whoever held the lock before is gone; its record would be taken for the next one's until that writes.
+                (folder / WORKER_FILE).unlink(missing_ok=True)
                 if self._standby is not None:
-                    taken = await self._standby.hand_over(folder, descriptor, log.fileno())
+                    taken = await self._standby.hand_over(
+                        folder, descriptor, log.fileno(), lambda pid: _offer(folder, pid)
+                    )
                     if taken is not None:
                         self._children[folder] = taken
                         return
+                    (folder / WORKER_FILE).unlink(missing_ok=True)
                 self._children[folder] = subprocess.Popen(
                     [*self._command, str(folder), "--lock-fd", str(descriptor)],
                     stdin=subprocess.DEVNULL,
@@ -110,6 +119,8 @@ class LocalExecutor:
         if record is None:
             return Look(alive=True)
         if _process(record) is not None:
+            if record.is_offer and _age_s(record) > TAKE_S:  # it did nothing of the attempt; its lock ends with it
+                await asyncio.to_thread(_end_session, record)
             return Look(alive=True, age_s=_age_s(record))
         # The leader is gone, a child of it still holds the lock: nobody will write an exit record any more.
         await asyncio.to_thread(_end_session, record)
@@ -165,6 +176,19 @@ def read_worker(folder: Path) -> WorkerRecord | None:
         return None
     except ValidationError as error:
         raise LaunchError(f"{folder / WORKER_FILE} is damaged: {error}") from error
+
+
+def _offer(folder: Path, pid: int) -> None:
+    """Says that an attempt is being sent to a standby.
+
+    Raises:
+        OSError: it cannot be written, or there is no such process.
+    """
+    try:
+        record = WorkerRecord(pid=pid, started=start_time(pid), taken_s=taken_clock_s(), is_offer=True)
+    except psutil.NoSuchProcess as error:
+        raise ProcessLookupError(str(error)) from error
+    write_atomic(folder / WORKER_FILE, record.model_dump_json().encode())
 
 
 def start_time(pid: int) -> float:

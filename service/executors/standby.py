@@ -9,6 +9,7 @@ Who dies when:
 
 - The server, while the standby is idle: the standby reads the end of the socket and ends.
 - The server, after it has sent an attempt: the message keeps the lock, also unread, and the standby goes on with it.
+  The attempt's `worker.json`, written before, names it; if it never takes it, the next server ends it.
 - The standby, before it said "taken": it did nothing, so the launch starts a cold worker with the lock that it still
   holds. After that it is a worker that was killed.
 """
@@ -64,9 +65,12 @@ class Standby:
         if not self._is_closed and (self._keeper is None or self._keeper.done()):
             self._keeper = asyncio.create_task(self._keep(delay_s), name="standby")
 
-    async def hand_over(self, folder: Path, lock: int, worker_log: int) -> subprocess.Popen[bytes] | None:
+    async def hand_over(
+        self, folder: Path, lock: int, worker_log: int, offer: Callable[[int], None]
+    ) -> subprocess.Popen[bytes] | None:
         """Makes the waiting process the worker of an attempt whose lock is held by descriptor `lock`; None: there was
-        none, or it died before it took the attempt, and whatever it was is gone.
+        none, or it died before it took the attempt, and whatever it was is gone. `offer` is called with its process id
+        before anything is sent, and raises OSError if nothing may be.
         """
         if not self._is_ready or self._process is None or self._socket is None:
             return None
@@ -76,6 +80,7 @@ class Standby:
         is_taken = False
         try:
             await self._stop_keeping()
+            offer(process.pid)
             socket.send_fds(channel, [os.fsencode(folder) + b"\0"], [lock, worker_log])
             loop = asyncio.get_running_loop()
             with suppress(TimeoutError):

@@ -7,7 +7,7 @@ import queue
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from posttrain.engine.data.rows import SourceFile
+from posttrain.engine.data.rows import MAX_NAME, SourceFile
 from posttrain.engine.data.sources import MAX_FILES
 from posttrain.engine.errors import CancelledError
 from posttrain.registry import datasets, sealing
@@ -20,7 +20,6 @@ from posttrain.service.proto import datasets_pb2, datasets_pb2_grpc
 MAX_CHUNK_BYTES = 2**20
 _WAITING_CHUNKS = 8
 _SETTLE_S = 0.05
-_SOURCE_CHARACTERS = 1000
 
 
 class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc]
@@ -37,7 +36,7 @@ class DatasetsServicer(datasets_pb2_grpc.DatasetsServicer):  # type: ignore[misc
         header = first.header
         (project,) = names.parse(header.parent, names.PROJECT, field="header.parent")
         names.check_request_id(header.request_id)
-        source = names.check_text("header.source", header.source, _SOURCE_CHARACTERS)
+        source = names.check_text("header.source", header.source, MAX_NAME)
         declared = header.num_bytes if header.HasField("num_bytes") else -1
         pipe = _Pipe()
 
@@ -125,7 +124,7 @@ def _seal_options(request: datasets_pb2.SealDatasetRequest) -> sealing.SealOptio
     for index, file in enumerate(request.files):
         if file.num_rows < 0:
             raise names.invalid(f"files[{index}].num_rows", "must be at least 0")
-        files.append(SourceFile(names.check_text(f"files[{index}].name", file.name, 1000), file.num_rows))
+        files.append(SourceFile(names.check_text(f"files[{index}].name", file.name, MAX_NAME), file.num_rows))
     return sealing.SealOptions(
         on_bad_row="skip" if request.on_bad_row == "skip" else "fail",
         deduplicate=request.deduplicate,

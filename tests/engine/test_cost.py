@@ -62,8 +62,8 @@ def test_epochs_and_mixes_by_hand() -> None:
 
 @pytest.mark.parametrize("adapter", [None, LoraAdapter(rank=8)])
 def test_torch_counts_the_same(adapter: LoraAdapter | None, tmp_path: Path) -> None:
-    """But for attention, which its counter knows of on CUDA only, and products into a tensor that is there (engine/lora.py
-    has one forward and one backward), which it does not know of."""
+    """But for attention, which its counter knows of on CUDA only, and products into a tensor that is there
+    (engine/lora.py has one forward and one backward), which it does not know of."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300, hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=6,

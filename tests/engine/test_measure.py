@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posttrain.engine.data.statistics import Statistics
 from posttrain.engine.measure import measure
 from posttrain.service.measuring import serve_measuring
+from posttrain.service.proto import datasets_pb2
 
 from .tiny import make_task, tiny_tokenizer
 
@@ -47,8 +50,9 @@ def test_rows_of_each_kind_by_hand(
 
 def test_a_measuring_process_answers_with_numbers_or_with_the_reason(tmp_path: Path) -> None:
     task = make_task(tmp_path)
+    found, num_characters = measure(task)
     for given, code, expected in (
-        (task, 0, {"type": "measured", "num_rows": 24}),
+        (task, 0, {"type": "measured", "num_characters": num_characters, "statistics": asdict(found)}),
         (
             task.model_copy(update={"spec": task.spec.model_copy(update={"template": {"type": "own"}})}),
             1,
@@ -60,3 +64,8 @@ def test_a_measuring_process_answers_with_numbers_or_with_the_reason(tmp_path: P
         assert serve_measuring(io.BytesIO(plain + b"\n"), out) == code
         answer = json.loads(out.getvalue())
         assert {name: answer[name] for name in expected} == expected
+
+
+def test_the_protocol_has_each_number() -> None:
+    message = {field.name for field in datasets_pb2.DatasetStatistics.DESCRIPTOR.fields}
+    assert message == {"dataset", "model", "num_characters", *(field.name for field in fields(Statistics))}

@@ -34,9 +34,10 @@ from posttrain.engine.attention import Segments
 from posttrain.engine.data.encoded import Row
 from posttrain.engine.data.packing import collate
 from posttrain.engine.errors import CancelledError, DataError, SpecError, UnsupportedModelError
+from posttrain.engine.exactness import MAX_CHECKED_WINDOW, check_exactness
 from posttrain.engine.losses import summed_nll
 from posttrain.engine.methods import METHODS, Models
-from posttrain.engine.models import MAX_CHECKED_WINDOW, LanguageModel, check_exactness, context_of, load
+from posttrain.engine.models import LanguageModel, context_of, load
 from posttrain.engine.rollout import GenerationSettings, generate, score
 from posttrain.engine.spec import LoraAdapter, parse_spec
 from posttrain.engine.task import ModelInput

@@ -17,16 +17,20 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from posttrain.engine import held_out
 from posttrain.engine import run as run_module
 from posttrain.engine.adapters import add_lora
-from posttrain.engine.data.encoded import Group, Row
-from posttrain.engine.data.packing import collate
-from posttrain.engine.errors import ModelError, NonFiniteError, UnsupportedModelError
+from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import Group, Row, fit
+from posttrain.engine.data.packing import collate, split
+from posttrain.engine.data.preferences import read_pair
+from posttrain.engine.errors import CancelledError, ModelError, NonFiniteError, UnsupportedModelError
 from posttrain.engine.events import Progress
+from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Models, kto, method_of, reference
-from posttrain.engine.methods.kto import KtoMethod
+from posttrain.engine.methods.kto import KtoMethod, KtoRow
 from posttrain.engine.methods.reference import sequence_logps
-from posttrain.engine.models import LanguageModel, load
+from posttrain.engine.models import LanguageModel, load, own_template
 from posttrain.engine.run import run_training
 from posttrain.engine.score import add_score_head, sequence_scores
 from posttrain.engine.spec import LoraAdapter, parse_spec
@@ -77,6 +81,36 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
     assert files
     for path in files:
         assert path.read_bytes() == (tmp_path / "a2" / "output" / path.name).read_bytes()
+
+
+def test_a_resumed_attempt_computes_with_the_threads_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the reference, which is computed again before the checkpoint's weights are loaded."""
+    used: list[tuple[str, int]] = []
+    for name, owner in (("prepare", reference.ReferenceLogps), ("_step", Trainer)):
+        plain = getattr(owner, name)
+
+        def spied(*given: Any, plain: Any = plain, name: str = name) -> Any:
+            used.append((name, torch.get_num_threads()))
+            return plain(*given)
+
+        monkeypatch.setattr(owner, name, spied)
+    task = task_of(tmp_path, DPO)
+    try:
+        torch.set_num_threads(2)
+        with monkeypatch.context() as patch:
+            kill_after(patch, 3)
+            assert run_training(task, tmp_path / "a1").code == "INTERNAL"
+        torch.set_num_threads(1)
+        succeeded(
+            with_task(task, attempt=2, resume_from=str(tmp_path / "a1" / "checkpoints" / "step-00000002")),
+            tmp_path / "a2",
+        )
+        assert torch.get_num_threads() == 1, "given back"
+    finally:
+        torch.set_num_threads(1)
+    assert used == [("prepare", 2), *[("_step", 2)] * 3, ("prepare", 2), *[("_step", 2)] * 4]
 
 
 @every_technique
@@ -196,8 +230,48 @@ def test_the_reward_model_scores_with_ordinary_transformers(tmp_path: Path) -> N
     assert float(score) == pytest.approx(engine_score(output, ids[0].tolist()), rel=1e-4)
 
 
+def test_an_answer_is_scored_at_its_stop_token_or_where_it_was_cut(tmp_path: Path) -> None:
+    """In training, packed behind a shared prompt, as by transformers, alone: whatever the last token is."""
+    batch = {"num_rows": 4, "max_tokens": 50, "overlong": "truncate"}
+    succeeded(task_of(tmp_path, REWARD, batch=batch, optimizer={"learning_rate": 1e-2}), tmp_path / "a1")
+    output = tmp_path / "a1" / "output"
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    theirs = AutoModelForSequenceClassification.from_pretrained(output)
+    template = own_template(tokenizer)
+    assert template is not None
+    encoder, method = Encoder(tokenizer, template, [tokenizer.eos_token_id]), method_of(spec_of(**REWARD))
+    pairs = [read_pair(row) for row in pairs_of(24)]
+    whole = [method.encode(pair, encoder, "d@1", number) for number, pair in enumerate(pairs, 1)]
+    groups = [row for row in (fit(row, 50, "truncate") for row in whole if row is not None) if isinstance(row, Group)]
+    assert len(groups) == len(pairs)
+    with torch.no_grad():
+        found = sequence_scores(collate(groups), engine_model(output)).tolist()
+        alone = [
+            float(theirs(torch.tensor([[*group.prefix, *branch.ids]])).logits)
+            for group in groups
+            for branch in group.branches
+        ]
+    assert found == pytest.approx(alone, rel=1e-4, abs=1e-5)
+    is_stopped = [branch.ids[-1] == tokenizer.eos_token_id for group in groups for branch in group.branches]
+    is_cut = [len(row.prefix) + len(branch) > 50 for row in whole if isinstance(row, Group) for branch in row.branches]
+    assert 0 < sum(is_cut) < len(is_cut)
+    assert is_stopped == [not cut for cut in is_cut]
+    # Not the same: what a template writes behind the stop token.
+    first = [*groups[0].prefix, *groups[0].branches[0].ids]
+    with torch.no_grad():
+        behind = float(theirs(torch.tensor([[*first, *tokenizer("\n")["input_ids"]]])).logits)
+    assert abs(behind - alone[0]) > 1e-3
+
+
 def engine_score(output: Path, ids: list[int]) -> float:
-    """The score of a row by the packed path, from the saved tensors."""
+    """The score of a row by the packed path."""
+    model = engine_model(output)
+    with torch.no_grad():
+        return float(sequence_scores(collate([Row(array("i", ids), bytes([0] * (len(ids) - 1) + [1]))]), model))
+
+
+def engine_model(output: Path) -> LanguageModel:
+    """A reward model as it is trained, with the saved tensors."""
     tensors = load_file(output / "model.safetensors")
     model = tiny_model("llama")
     model.module.model.load_state_dict(
@@ -205,8 +279,7 @@ def engine_score(output: Path, ids: list[int]) -> float:
     )
     add_score_head(model, seed=0)
     model.module.score.weight.data = tensors["score.weight"]
-    with torch.no_grad():
-        return float(sequence_scores(collate([Row(array("i", ids), bytes([0] * (len(ids) - 1) + [1]))]), model))
+    return model
 
 
 def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
@@ -305,7 +378,7 @@ def test_ktos_other_answer_belongs_to_another_prompt_and_is_cut() -> None:
     twice = [groups[0], replace(groups[0], branches=groups[1].branches), groups[2], groups[3]]
     limit = len(groups[3].prefix) + 1
     arranged = kto_method().arrange(twice, limit)
-    others = [row.branches[1] for row in arranged if isinstance(row, Group)]
+    others = [row.other for row in arranged if isinstance(row, KtoRow)]
     assert [other.ids[0] for other in others] == [twice[i].branches[0].ids[0] for i in (2, 2, 3, 0)]
     assert len(others[3]) == 1 < len(groups[0].branches[0])
 
@@ -319,6 +392,38 @@ def test_ktos_divergence_is_never_negative(shift: float, expected: float, monkey
     plain = reference.sequence_logps
     monkeypatch.setattr(kto, "sequence_logps", lambda batch, model: plain(batch, model) + shift)
     assert method.window(rows, models).divergence == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_kto_measures_can_be_stopped_before_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All held-out rows are one window, so a stop must not wait for the whole of it."""
+    method, models = kto_method(batch={"micro_tokens": 1}), Models(tiny_model("llama"))
+    rows = method.arrange(make_groups(num_branches=1), 1000)
+    method.prepare([rows], models, lambda done, total: None)
+    plain, passes = reference.sequence_logps, list[int]()
+    monkeypatch.setattr(kto, "sequence_logps", lambda batch, model: passes.append(1) or plain(batch, model))
+    with pytest.raises(CancelledError):
+        method.window(rows, models, lambda: len(passes) == 2)
+    assert len(passes) == 2
+    assert held_out.measure(method, models, rows, 1, lambda: len(passes) == 3) is None
+    assert len(passes) == 3
+
+
+def test_kto_packs_by_what_a_pass_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt with one of its two answers: passes of the window and of the loss are filled by that."""
+    groups = [replace(make_groups(num_branches=1)[0], number=number) for number in range(4)]
+    groups = [replace(group, prefix=array("i", [number, *group.prefix])) for number, group in enumerate(groups)]
+    size = len(groups[0])
+    method, models = kto_method(batch={"micro_tokens": 2 * size}), Models(tiny_model("llama"))
+    rows = method.arrange(groups, 1000)
+    assert [len(row) for row in rows] == [size] * 4
+    assert [len(micro) for micro in split(rows, 2 * size)] == [2, 2]
+    method.prepare([rows], models, lambda done, total: None)
+    plain, sizes = reference.sequence_logps, list[int]()
+    monkeypatch.setattr(
+        kto, "sequence_logps", lambda batch, model: sizes.append(batch.num_tokens) or plain(batch, model)
+    )
+    method.window(rows, models)
+    assert sizes == [2 * size, 2 * size]
 
 
 def test_a_divergence_that_is_no_number_names_its_rows() -> None:

@@ -278,6 +278,27 @@ def test_a_folder_is_its_files_in_order_and_rows_are_named_by_file(tmp_path: Pat
     assert not made.path.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("b\x1b[2J.json", r"b\\x1b\[2J\.json: a file's name with a control character \(U\+001B\) at position 2"),
+        ("b\n.json", r"U\+000A"),
+        ("b\u202e.json", r"U\+202E"),
+        ("/".join(["folder" * 30] * 6) + "/b.json", "1092 characters; at most 1000"),
+    ],
+    ids=["escape", "line break", "reordering", "long"],
+)
+def test_a_files_name_that_a_server_refuses_is_refused_before_a_row_is_read(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "a.json").write_text("no rows at all: it would be told first, if it were read")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(json.dumps([ROW]))
+    with pytest.raises(DataError, match=message) as caught, prepared(tmp_path):
+        pass
+    assert caught.value.hint == "rename the file"
+
+
 def test_a_folder_of_several_splits_is_not_mixed(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.json", "test-00000-of-00001.json"):
         (tmp_path / name).write_text(json.dumps([ROW]))

@@ -16,6 +16,7 @@ from posttrain.engine.data.template import ChatTemplate, builtin_template
 from posttrain.engine.data.tool_calls import (
     FORMATS,
     CallSyntaxError,
+    Speech,
     check_speaks,
     read_answer,
     teach,
@@ -205,6 +206,28 @@ def test_a_template_that_drops_calls_is_named(name: str, reason: str) -> None:
     with pytest.raises(TemplateError, match=reason) as caught:
         check_speaks(template(name))
     assert "call_format" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "speech", "missing"),
+    [
+        ("chatml", Speech(False, False, False), ""),
+        ("chatml", Speech(True, False, False), "the tools on offer$"),
+        ("chatml", Speech(False, True, False), "a call's name, arguments$"),
+        ("chatml", Speech(False, False, True), ""),
+        ("deepseek", Speech(False, True, True), ""),
+        ("deepseek", Speech(True, True, True), "the tools on offer$"),
+        ("llama3", Speech(False, True, False), ""),
+        ("qwen", Speech(True, False, False), ""),
+        ("mistral", Speech(False, True, True), ""),
+    ],
+)
+def test_only_what_a_row_holds_has_to_be_written(name: str, speech: Speech, missing: str) -> None:
+    if not missing:
+        check_speaks(template(name), speech)
+        return
+    with pytest.raises(TemplateError, match=f"does not write {missing}"):
+        check_speaks(template(name), speech)
 
 
 @pytest.mark.parametrize("name", ["llama3", "mistral", "qwen"])

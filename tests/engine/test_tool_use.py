@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.examples import Example
+from posttrain.engine.data.examples import AnyExample, Example, LabelledExample, Message, PairExample
 from posttrain.engine.data.template import BUILTIN, CHATML
 from posttrain.engine.data.validate import iter_examples, validate_file
 from posttrain.engine.errors import DataError, TemplateError
 from posttrain.engine.events import Note
+from posttrain.engine.methods import Method, method_of
 from posttrain.engine.methods.tool_use import ToolUseMethod
 from posttrain.engine.models import load_tokenizer, own_template
 from posttrain.engine.run import run_training
 from posttrain.engine.spec import ToolUseSpec
+from tests.engine.pairs import spec_of
 from tests.engine.styles import source, tokenizer
 from tests.engine.test_run import events_of, failed, kill_after, losses_of, succeeded, with_task
 from tests.engine.tiny import make_task, save_base, tiny_tokenizer
@@ -70,7 +72,7 @@ def chat_tokenizer(template: str) -> Any:
     return made
 
 
-def encoder_of(made: ToolUseMethod, from_tokenizer: Any) -> Encoder:
+def encoder_of(made: Method, from_tokenizer: Any) -> Encoder:
     template, _ = made.prepare_tokenizer(from_tokenizer)
     return Encoder(from_tokenizer, template, (from_tokenizer.eos_token_id,))
 
@@ -229,6 +231,39 @@ def test_a_template_that_drops_calls_is_an_error_and_a_call_format_the_way_out()
         again = Encoder(used, saved, (used.eos_token_id,))
         prompt = again.prompt(bad().messages[:1], TOOLS)
         assert list(row.ids[: len(prompt)]) == prompt, "whoever loads the model asks as it was trained"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "sft"},
+        {"kind": "ift", "template": {"type": "own"}},
+        {"kind": "dpo"},
+        {"kind": "reward"},
+        {"kind": "dpo", "loss": {"type": "kto"}},
+    ],
+    ids=["sft", "ift", "dpo", "reward", "kto"],
+)
+def test_no_technique_trains_calls_that_its_template_drops(options: dict[str, Any]) -> None:
+    """An answer that is a call would be trained as an empty one."""
+    ask, called = TALK[:1], TALK[1:2]
+    assert called[0]["tool_calls"]
+    plain = [{"role": "assistant", "content": "no"}]
+
+    def row(answer: list[Message], tools: list[dict[str, Any]]) -> AnyExample:
+        if options["kind"] in ("sft", "ift"):
+            return Example([*ask, *answer], tools)
+        if "loss" in options:
+            return LabelledExample(ask, answer, True, tools)
+        return PairExample(ask, [{"role": "assistant", "content": "yes"}], answer, tools)
+
+    made, used = method_of(spec_of(**options)), chat_tokenizer(source("chatml", True))
+    encoder = encoder_of(made, used)
+    assert made.encode(row(plain, []), encoder, "d@1", 1) is not None
+    for answer, tools, missing in ((called, [], "a call's name, arguments"), (plain, TOOLS, "the tools on offer")):
+        with pytest.raises(TemplateError, match=f"d@1 row 2: the chat template does not write {missing}$") as caught:
+            made.encode(row(answer, tools), encoder, "d@1", 2)
+        assert "kind: tool_use" in caught.value.hint
 
 
 # -- attempts ---------------------------------------------------------------------------------------------------------

@@ -668,6 +668,24 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[
     assert lines[1] == "ift j1 training: 10/30 (33%)  ETA 20s  held_out_loss 1.5  loss 1.235"
 
 
+def test_a_files_name_that_acts_on_a_terminal_is_refused_before_a_byte_is_sent(
+    cli: Cli, fake: FakeServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows\x1b[2J.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / path.name).write_bytes(path.read_bytes())
+    for source in (path, folder):
+        code, out, err = cli("datasets", "add", "rows", str(source))
+        assert (code, out) == (Exit.USAGE, "")
+        assert "a file's name with a control character (U+001B)" in err
+        assert "\x1b" not in err
+    assert fake.requests == []
+    fill(fake)
+    assert cli("datasets", "add", "rows", str(path), "--source", "mine")[0] == 0, "its name is not sent then"
+
+
 def test_a_mistyped_path_is_not_asked_for_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,20 @@ def parts(*given: Any) -> Iterator[datasets_pb2.UploadDatasetRequest]:
 HEADER = {"parent": PROJECT, "dataset": "odd"}
 
 
+def test_a_bad_header_is_refused_before_a_chunk_came(shared: Server) -> None:
+    never = threading.Event()
+
+    def waits() -> Iterator[datasets_pb2.UploadDatasetRequest]:
+        yield from parts(HEADER | {"source": "rows\x1b[2J.jsonl"})
+        never.wait(30)
+
+    with refused() as said:
+        shared.datasets.UploadDataset(waits(), timeout=20)
+    never.set()
+    assert said.code == "INVALID_ARGUMENT"
+    assert said.fields == {"header.source": "a control character (U+001B) at position 5"}
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [

@@ -98,6 +98,18 @@ async def test_one_attempt_has_one_worker_whoever_asks(make: Callable[[str], tup
     assert (folder / "worker.log").read_text() == "at work\n"
 
 
+async def test_a_record_of_the_one_before_is_not_taken_for_the_next_ones(
+    make: Callable[[str], tuple[LocalExecutor, Path]],
+) -> None:
+    """A worker died before its first event, and so did the service: the attempt is launched again."""
+    executor, folder = make("")
+    gone = WorkerRecord(pid=2**22 - 1, started=1.0)
+    (folder / "worker.json").write_text(gone.model_dump_json())
+    await executor.launch(folder)
+    assert (await executor.look(folder)).alive, "it holds the lock, and has not said yet who it is"
+    assert (await started(folder)).pid != gone.pid
+
+
 async def test_stop_asks_first(make: Callable[[str], tuple[LocalExecutor, Path]]) -> None:
     executor, folder = make("")
     await executor.launch(folder)

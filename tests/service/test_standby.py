@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from posttrain.service.executors import standby
+from posttrain.service.executors import local, standby
 from posttrain.service.executors.local import LocalExecutor, WorkerRecord, read_worker
 from posttrain.service.proto import jobs_pb2
 
@@ -290,11 +290,46 @@ async def test_a_server_that_dies(bench: Bench, when: str) -> None:
     executor = bench.executor(has_standby=False)
     assert (await executor.look(folder)).alive
     await executor.launch(folder)
+    assert (await started(folder)).is_offer, "written by the service that died"
     orphan.resume()
+    await until((folder / "started").exists)
+    await until(lambda: not (read_worker(folder) or WorkerRecord(pid=0, started=0, is_offer=True)).is_offer)
     assert (await started(folder)).pid == orphan.pid
     assert (folder / "started").read_text().split() == [str(orphan.pid)]
     with open(folder / "attempt.lock") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+async def test_a_mute_standby_and_a_dead_server_leave_no_attempt_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent the attempt, so it holds the lock, and nobody waits for its answer any more."""
+    folder = bench.attempt()
+    done = subprocess.run(
+        [sys.executable, "-c", SERVICE, "sent", str(bench.script), str(folder)], check=False, capture_output=True
+    )
+    mute = psutil.Process(int(done.stdout))
+    executor = bench.executor(has_standby=False)
+    assert (await executor.look(folder)).alive, "it may still answer"
+    monkeypatch.setattr(local, "TAKE_S", 0.0)
+    for _ in range(500):
+        if not (await executor.look(folder)).alive:
+            break
+        await asyncio.sleep(0.01)
+    assert is_dead(mute)
+    assert not (await executor.look(folder)).alive
+    await executor.launch(folder)
+    await until((folder / "started").exists)
+    assert (await started(folder)).pid != mute.pid
+
+
+async def test_an_offered_attempt_can_be_stopped(bench: Bench) -> None:
+    folder = bench.attempt()
+    done = subprocess.run(
+        [sys.executable, "-c", SERVICE, "sent", str(bench.script), str(folder)], check=False, capture_output=True
+    )
+    await asyncio.wait_for(bench.executor(has_standby=False).stop(folder, 0.2), 20)
+    assert is_gone(WorkerRecord(pid=int(done.stdout), started=0))
 
 
 # -- the whole service, with a scripted engine ------------------------------------------------------------------------
@@ -318,6 +353,8 @@ def test_a_job_of_a_standby_outlives_the_server_and_is_found_again(serve: Callab
     pid = standby_of(server)
     job = submit(server, train_spec("steps=40 delay=0.05"))
     assert worker_of(server, job).pid == pid
+    wanted = job.name.rpartition("/")[2][-15:]
+    server.wait(lambda: psutil.Process(pid).name() == wanted, "its name in ps; its command line names no job")
     server.wait(lambda: server.get(job.name).progress.done >= 2, "some steps")
     server.kill()
     time.sleep(0.3)
