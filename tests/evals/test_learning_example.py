@@ -17,7 +17,7 @@ from posttrain.evals.policy import load_policy
 from posttrain.evals.suites.generate import build
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "preferences"
-STAGES = ("start", "preferences", "tools", "reward")
+STAGES = ("start", "tools", "preferences", "reward")
 
 
 def script(name: str) -> ModuleType:
@@ -37,9 +37,26 @@ def test_files_are_the_same_from_the_same_seed_and_leave_room_above() -> None:
     assert {name for stage in STAGES for name in sources_of(stage)} <= {name.removesuffix(".jsonl") for name in rows}
     start = Counter(row["meta"]["family"] for row in rows["start.jsonl"])
     for family, num in build.TRAINING_ROWS.items():
-        kept = 0 if family == "refusal.harmful" else num // 4 if family.startswith("tool_use.") else num
-        assert start[family] == kept, family
-    assert len(rows["tools.jsonl"]) + len(rows["rehearsal.jsonl"]) == sum(build.TRAINING_ROWS.values())
+        one_in = 6 if family == "refusal.harmful" else 4 if family.startswith("tool_use.") else 1
+        assert start[family] == num // one_in, family
+    parts = [rows[f"{name}.jsonl"] for name in ("calls", "abstentions", "harmful", "rehearsal")]
+    families = [{row["meta"]["family"] for row in part} for part in parts]
+    assert families[:3] == [{"tool_use.call"}, {"tool_use.no_call"}, {"refusal.harmful"}]
+    assert families[3] == set(build.TRAINING_ROWS) - set.union(*families[:3])
+    tools = Counter(row["meta"]["family"] for row in [*parts[0], *parts[1]])
+    for family, num in tools.items():
+        assert num == build.TRAINING_ROWS[family] + sum(more.get(family, 0) for more in make_data.MORE_ROWS.values())
+    assert len(rows["held_out.jsonl"]) == 100 * len(build.TRAINING_ROWS)
+
+
+def test_pairs_rehearse_what_is_to_stay_by_answers_of_another_topic() -> None:
+    make_data = script("make_data")
+    pairs = [json.loads(line) for line in make_data.build_files(1)["pairs.jsonl"].decode().splitlines()]
+    found = Counter((row["meta"]["family"], row["meta"]["fault"]) for row in pairs)
+    wanted = {tuple(name.split(": ")): num for name, num in make_data.PAIRS.items() if ": " in name}
+    assert wanted.items() <= found.items()
+    assert found["refusal.harmful", "complies"] == make_data.PAIRS["refusal.harmful"]
+    assert sum(found.values()) == sum(make_data.PAIRS.values())
 
 
 def spec_of(stage: str) -> dict[str, Any]:

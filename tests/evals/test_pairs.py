@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -74,6 +75,23 @@ def test_every_row_is_a_pair_that_the_engine_reads() -> None:
         assert read.prompt[-1]["role"] == "user"
         assert read.chosen != read.rejected
         assert bool(read.tools) == row["meta"]["family"].startswith("tool_use.")
+
+
+def test_a_fault_that_is_asked_for_is_the_only_one() -> None:
+    draws = {"tool_use.call: wrong argument": 20, "tool_use.no_call: off topic": 20, "reasoning: off topic": 20}
+    drawn = pairs.build_pairs(5, {"pairs": draws}, {"rows": {"tool_use.call": 7}})
+    asked = Counter(f"{row['meta']['family']}: {row['meta']['fault']}" for row in drawn["pairs"])
+    assert asked == draws
+    for row in drawn["pairs"]:
+        if row["meta"]["fault"] == pairs.OFF_TOPIC and row["meta"]["family"].startswith("tool_use."):
+            assert "<tool_call>" not in row["rejected"], "tools are no other topic to tools"
+            assert row["rejected"] != pairs.DECLINE
+    assert [row["meta"]["family"] for row in drawn["rows"]] == ["tool_use.call"] * 7
+    assert all(row["messages"][-1]["content"].startswith("<tool_call>") for row in drawn["rows"])
+    prompts = [prompt_key(row["messages"][:-1]) for row in drawn["rows"]]
+    assert not {prompt_key(row["prompt"]) for row in drawn["pairs"]} & set(prompts)
+    with pytest.raises(RuntimeError, match="no wrong answer found"):
+        pairs.build_pairs(5, {"pairs": {"reasoning: complies": 1}})
 
 
 def test_faults_of_each_metric_all_occur() -> None:
