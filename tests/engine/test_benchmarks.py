@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from datasets import Dataset
 
 from benchmarks import __main__ as command
-from benchmarks import measure, ours, peer, report, workload
+from benchmarks import growth, measure, ours, peer, report, scale, workload
 from benchmarks.measure import Result, Step, UnequalWorkError
 from benchmarks.workload import ENTRIES
 from posttrain.engine.data.encoded import Group, Row
@@ -237,3 +237,25 @@ def test_a_failing_run_is_told_with_its_last_words() -> None:
 
 def test_unequal_work_is_told_as_such() -> None:
     assert issubclass(UnequalWorkError, RuntimeError)
+
+
+def test_growth_measures_the_rows_that_it_says() -> None:
+    steps = growth.steps_of(64, 3, 2)
+    assert [[len(row) for row in rows] for rows in steps] == [[64] * 3] * 2
+    assert {row.num_targets for rows in steps for row in rows} == {32}
+    assert len({bytes(row.ids) for rows in steps for row in rows if isinstance(row, Row)}) == 6, "no row twice"
+    found = growth.measure(64, 3, 1)
+    assert 0 < found["share"] < 1
+    assert found["tokens_s"] > 0
+    text = growth.table([{**found, "tokens_s": 1234.5, "share": 0.5}])
+    assert text.splitlines()[-1] == "| 64 | 3 | 1,234 | 50% |"
+
+
+def test_scale_goes_through_all_stages(tmp_path: Path) -> None:
+    found = scale.measure(200, 50)
+    assert [found[stage]["rows"] for stage in scale.STAGES] == [200, 200, 200]
+    assert found["start"]["tokens_a_row"] > 10
+    assert found["cache_bytes"] > 200
+    cells = scale.table([found]).splitlines()[-1].split(" | ")
+    assert cells[0] == "| 200"
+    assert len(cells) == 11
