@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from posttrain.engine.errors import ModelError, SpecError
-from posttrain.engine.lora import use_one_product
+from posttrain.engine.lora import LoraLinear, use_one_product
+from posttrain.engine.quantization import dequantize
 from posttrain.engine.spec import LoraAdapter
 from posttrain.engine.weights import ADAPTER_CONFIG_FILE
 
@@ -52,9 +54,26 @@ def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequen
             model = get_peft_model(module, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise SpecError(f"adapter.targets: {str(error).splitlines()[0]}") from None
+    for parameter in module.parameters():
+        if parameter.requires_grad:  # peft takes the type of the base's weights, which in 4 bits have none
+            parameter.data = parameter.data.to(module.dtype)
     model.peft_config["default"].base_model_name_or_path = base_ref
     use_one_product(model)
     return model
+
+
+def merge_trained(peft: PeftModel) -> None:
+    """Merges the adapter that was trained into the model under it, in place. A quantised model becomes a plain one, of
+    the weights that it computed with, on the CPU."""
+    module = peft.base_model.model
+    if getattr(module, "is_loaded_in_4bit", False):
+        dequantize(module)
+        for layer in module.modules():
+            # peft's layer of a quantised base would quantise the sum anew.
+            if isinstance(layer, LoraLayer) and type(layer.get_base_layer()) is nn.Linear:
+                layer.__class__ = LoraLinear
+                layer.is_target_conv_1d_layer = False
+    peft.merge_and_unload(safe_merge=True)
 
 
 def merge_adapter(module: Any, folder: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.engine.errors import CheckpointError, SpecError
+from posttrain.engine.quantization import check_bitsandbytes
 from posttrain.engine.spec import OptimizerOptions
 
 
@@ -81,11 +81,7 @@ def check_update_rule(options: OptimizerOptions, device: torch.device) -> None:
             f"optimizer.name: adamw_8bit runs on CUDA only, and this job would run on {device.type}",
             hint="adafactor needs less memory than adamw on any device",
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise SpecError(
-            "optimizer.name: adamw_8bit needs the package bitsandbytes, which is not installed",
-            hint="on the server: pip install 'posttrain[adamw8bit]'",
-        )
+    check_bitsandbytes("optimizer.name: adamw_8bit")
 
 
 class Optimizer:

@@ -83,6 +83,11 @@ class LoraAdapter(Option):
     targets: list[str] = Field(
         default_factory=list, description="module names to adapt; empty: all linear layers but the head"
     )
+    quantization: Literal["none", "nf4"] = Field(
+        default="none",
+        description="the adapted layers' own weights in 4 bits: QLoRA, arXiv:2305.14314 (extra bitsandbytes); the "
+        "output is a full model, the adapter merged into these weights",
+    )
 
 
 Adapter = Annotated[FullAdapter | LoraAdapter, Field(discriminator="type")]
@@ -116,7 +121,7 @@ class OptimizerOptions(Option):
     name: Literal["adamw", "adamw_8bit", "adafactor"] = Field(
         default="adamw",
         description="AdamW (arXiv:1711.05101); the same with its moments in 8 bits (arXiv:2110.02861; CUDA and the "
-        "extra adamw8bit); Adafactor (arXiv:1804.04235) without its own rates and scales, for little memory",
+        "extra bitsandbytes); Adafactor (arXiv:1804.04235) without its own rates and scales, for little memory",
     )
 
     @model_validator(mode="after")

@@ -2,11 +2,13 @@
 
 Counted for one optimiser step, in bytes of the dtypes that the engine uses:
 
-- weights: every tensor of the safetensors files, in the job's dtype.
+- weights: every tensor of the safetensors files, in the job's dtype, and LoRA's own; of a base in 4 bits
+  (arXiv:2305.14314) half a byte for a weight, a byte for 64 and 4 bytes for 16,384, and one matrix as it is computed.
 - trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
   of LoRA's r * (inputs + outputs) for each adapted matrix.
 - activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
+- unquantised: what loading and saving, which hold the whole model in the CPU's memory, need there beyond a step.
 - process: the interpreter with torch, transformers and peft; on CUDA the context.
 
 Measured against real attempts in tests/engine/test_plan.py.
@@ -117,9 +119,11 @@ def memory_plan(
     # With checkpointing a layer keeps its input, and one layer at a time all of it.
     elements = layers * shapes.width + each if spec.memory.gradient_checkpointing else layers * each
     kept = size * num_tokens * elements
+    whole = size * (shapes.num_parameters + (trained if lora else 0))
+    saved = saved_bytes(lora, shapes, size) if lora else 0
     parts = {
         "process": CUDA_BYTES if is_cuda else PROCESS_BYTES,
-        "weights": size * (shapes.num_parameters + (trained if lora else 0)),
+        "weights": whole - saved,
         "masters": 4 * trained if is_half else 0,
         "gradients": 4 * trained,
         # 8-bit moments; Adafactor keeps a row and a column for each matrix (arXiv:1804.04235), next to nothing.
@@ -129,6 +133,9 @@ def memory_plan(
         # Log-probabilities become the gradient in place (losses.py); those of dpo are autograd's, which keeps one more.
         "head": 4 * (3 if spec.kind == "dpo" else 2) * logits,
     }
+    if saved:
+        in_a_step = parts["gradients"] + parts["activations"] + parts["head"]  # given back when the model is saved
+        parts["unquantised"] = 0 if is_cuda else max(0, saved - in_a_step)
 
     def replan(changed: TrainSpec) -> MemoryPlan:
         rows = min(longest, changed.batch.max_tokens)
@@ -158,6 +165,16 @@ def lora_parameters(lora: LoraAdapter, shapes: Shapes) -> int:
     adapted = _adapted(lora, shapes).values()
     magnitudes = sum(rows for rows, _ in adapted) if lora.weight_decomposed else 0
     return sum(lora.rank * (rows + columns) for rows, columns in adapted) + magnitudes
+
+
+def saved_bytes(lora: LoraAdapter, shapes: Shapes, size: int) -> int:
+    """What quantising saves of adapted matrices of `size` bytes a weight, at the peak: one of them is whole then."""
+    matrices = [rows * columns for rows, columns in _adapted(lora, shapes).values()]
+    if lora.quantization == "none" or not matrices:
+        return 0
+    blocks = [-(-number // 64) for number in matrices]
+    quantized = sum(-(-number // 2) for number in matrices) + sum(blocks) + sum(4 * -(-n // 256) for n in blocks)
+    return max(0, size * (sum(matrices) - max(matrices)) - quantized)
 
 
 def memory_limit_bytes() -> int:
@@ -206,6 +223,9 @@ def _ways_out(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> Sequence[s
     if not isinstance(spec.adapter, LoraAdapter):
         text = "set adapter.type to lora, which needs no gradients and moments of the base"
         ways.append((text, {"adapter": LoraAdapter()}))
+    elif spec.adapter.quantization == "none":
+        changed_adapter = spec.adapter.model_copy(update={"quantization": "nf4"})
+        ways.append(("set adapter.quantization to nf4", {"adapter": changed_adapter}))
     for text, update in ways:
         if plan.replan(spec.model_copy(update=update)).total_bytes <= limit_bytes:
             found.append(text)

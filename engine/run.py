@@ -48,6 +48,7 @@ from posttrain.engine.models import (
 )
 from posttrain.engine.optim import check_update_rule
 from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
+from posttrain.engine.quantization import check_quantization, quantize, quantized_lora
 from posttrain.engine.score import add_score_head, save_reward_model, use_other_padding
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, ModelInput, TrainTask
@@ -89,6 +90,7 @@ class _Attempt:
         spec, base = self.task.spec, self.task.base
         self._phase("loading")
         check_update_rule(spec.optimizer, default_device())
+        check_quantization(spec.adapter)
         check_input(base)
         config, tokenizer = load_config(base), load_tokenizer(base)
         method = method_of(spec)
@@ -122,9 +124,7 @@ class _Attempt:
         checkpoint = self._resumed(digest)
         device = default_device()
         self._check_memory(sources, device)
-        model = load_model(base, resolve_dtype(spec.dtype, device), device, tokenizer)
-        check_unchanged(base)  # hashed before by check_input: what was read in between is what was recorded
-        check_exactness(model)
+        model = self._load(device, tokenizer)
         self._check_stop()
         peft = self._adapt(model, tokenizer, num_known, row_ids)
         if method.makes == "reward_model":
@@ -218,6 +218,17 @@ class _Attempt:
         torch.set_num_threads(checkpoint.state["num_threads"])
         return checkpoint
 
+    def _load(self, device: torch.device, tokenizer: Any) -> LanguageModel:
+        """The input model, quantised if asked for: on a GPU it is never whole then."""
+        base, spec, lora = self.task.base, self.task.spec, quantized_lora(self.task.spec.adapter)
+        where = device if lora is None else torch.device("cpu")
+        model = load_model(base, resolve_dtype(spec.dtype, device), where, tokenizer)
+        check_unchanged(base)  # hashed before by check_input: what was read in between is what was recorded
+        if lora is not None:
+            quantize(model.module, lora, device)
+        check_exactness(model)
+        return model
+
     def _adapt(self, model: LanguageModel, tokenizer: Any, num_known: int, row_ids: list[int]) -> Any:
         """New token rows, stop token, and LoRA if asked for; returns the peft model, or None for full fine-tuning."""
         spec, module = self.task.spec, model.module
@@ -238,9 +249,12 @@ class _Attempt:
     def _save(self, model: LanguageModel, peft: Any, tokenizer: Any, makes: str) -> None:
         temporary, target = self.folder / f".{OUTPUT_FOLDER}.tmp", self.folder / OUTPUT_FOLDER
         with disk_errors("saving the model"), new_folder(temporary):
+            if peft is not None and (makes == "reward_model" or quantized_lora(self.task.spec.adapter)):
+                from posttrain.engine.adapters import merge_trained
+
+                merge_trained(peft)
+                peft = None
             if makes == "reward_model":
-                if peft is not None:
-                    peft.merge_and_unload(safe_merge=True)
                 stop_ids = stop_ids_of(tokenizer, model.module.generation_config, model.module.config)
                 save_reward_model(model, temporary, use_other_padding(tokenizer, stop_ids))
             elif peft is None:

@@ -24,7 +24,9 @@ from posttrain.registry.store import Store
 from posttrain.registry.tables import AliasRecord, ModelRecord, VersionFileRecord, VersionRecord
 from posttrain.registry.transaction import TransactionBase
 
-PACKAGES = ("posttrain", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "numpy")
+PACKAGES = (
+    "posttrain", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "bitsandbytes", "numpy",
+)  # fmt: skip
 
 Form = Literal["full", "adapter", "merged", "quantized"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -103,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--standby", type=int, default=-1, help="a socket that will bring an attempt")
     parser.add_argument("--sample", action="store_true", help="read a sampling request from standard input")
     options = parser.parse_args(arguments)
+    # peft imports bitsandbytes where it is installed, which then misses a package that nothing here needs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if options.sample:
         from posttrain.service.sampling import serve_sample
 

@@ -65,20 +65,22 @@ class FullAdapter(_message.Message):
     def __init__(self) -> None: ...
 
 class LoraAdapter(_message.Message):
-    __slots__ = ("rank", "alpha", "dropout", "rank_stabilized", "weight_decomposed", "targets")
+    __slots__ = ("rank", "alpha", "dropout", "rank_stabilized", "weight_decomposed", "targets", "quantization")
     RANK_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     DROPOUT_FIELD_NUMBER: _ClassVar[int]
     RANK_STABILIZED_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECOMPOSED_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     rank: int
     alpha: float
     dropout: float
     rank_stabilized: bool
     weight_decomposed: bool
     targets: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[float] = ..., dropout: _Optional[float] = ..., rank_stabilized: _Optional[bool] = ..., weight_decomposed: _Optional[bool] = ..., targets: _Optional[_Iterable[str]] = ...) -> None: ...
+    quantization: str
+    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[float] = ..., dropout: _Optional[float] = ..., rank_stabilized: _Optional[bool] = ..., weight_decomposed: _Optional[bool] = ..., targets: _Optional[_Iterable[str]] = ..., quantization: _Optional[str] = ...) -> None: ...
 
 class Adapter(_message.Message):
     __slots__ = ("full", "lora")

@@ -99,7 +99,7 @@ def test_8_bit_adamw_is_refused_without_cuda_or_package(tmp_path: Path, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SpecError, match="needs the package bitsandbytes, which is not installed") as caught:
         check_update_rule(options, torch.device("cuda"))
-    assert "posttrain[adamw8bit]" in caught.value.hint
+    assert "posttrain[bitsandbytes]" in caught.value.hint
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     check_update_rule(options, torch.device("cuda"))
     monkeypatch.undo()
