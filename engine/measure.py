@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
-from posttrain.engine.data.examples import AnyExample, Example, PairExample
+from posttrain.engine.data.examples import AnyExample, Example, LabelledExample, PairExample
 from posttrain.engine.data.statistics import Statistics, statistics_of
 from posttrain.engine.data.validate import iter_examples
 from posttrain.engine.errors import EmptyDatasetError
@@ -56,6 +56,8 @@ def _num_characters(example: AnyExample) -> int:
         messages: list[dict[str, Any]] = example.messages
     elif isinstance(example, PairExample):
         messages = [*example.prompt, *example.chosen, *example.rejected]
-    else:
+    elif isinstance(example, LabelledExample):
         messages = [*example.prompt, *example.completion]
+    else:
+        messages = example.prompt
     return sum(len(message["content"]) for message in messages)
