@@ -6,8 +6,8 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
 - trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
   of LoRA's r * (inputs + outputs) for each adapted matrix.
 - activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
-- on-policy: what a rollout's completions keep in the cache of keys and values, and a frozen copy of the weights if a
-  divergence from them is computed without an adapter.
+- on-policy: what a rollout's completions keep in the cache of keys and values, what drawing a token takes, and a frozen
+  copy of the weights if a divergence from them is computed without an adapter.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
 - process: the interpreter with torch, transformers and peft; on CUDA the context.
 
@@ -34,6 +34,8 @@ LOGITS_AT_A_TIME = 2**24  # losses.CHUNK_ELEMENTS, which imports torch; a test c
 # With LoRA a pass leaves large freed pieces between small ones that it keeps, and glibc's heap does not give them back:
 # measured 1.2 to 1.35 times the activations. Without LoRA it was 1.0.
 LORA_HEAP = 1.3
+# Of each logit that a token is drawn from, in float64: itself, tempered, its probability, sorted, summed up; and a place.
+SAMPLING_BYTES = 6 * 8
 _EMBEDDING_NAMES = ("embed", "wte", "wpe", "lm_head", "embed_out", "output.weight")
 
 
@@ -151,10 +153,12 @@ def _on_policy(spec: TrainSpec, shapes: Shapes, longest: int, size: int) -> dict
     """Bytes that only a method with rollouts needs; `longest` is of prompt and completion together."""
     if not isinstance(spec, GrpoSpec):
         return {}
-    num_steps = spec.update.num_minibatches * spec.batch.num_rows * spec.rollout.num_completions
-    cached = 2 * shapes.num_layers * shapes.key_width * longest * min(spec.rollout.batch_rows, num_steps)
+    num_completions = spec.update.num_minibatches * spec.batch.num_rows * spec.rollout.num_completions
+    num_rows = min(spec.rollout.batch_rows, num_completions)
+    cached = 2 * shapes.num_layers * shapes.key_width * longest * num_rows
+    drawn = SAMPLING_BYTES * num_rows * shapes.vocabulary
     is_frozen = spec.beta > 0 and not isinstance(spec.adapter, LoraAdapter)
-    return {"rollout": size * cached, "reference": size * shapes.num_parameters if is_frozen else 0}
+    return {"rollout": size * cached + drawn, "reference": size * shapes.num_parameters if is_frozen else 0}
 
 
 def kept_elements(shapes: Shapes, lora: LoraAdapter | None = None) -> int:

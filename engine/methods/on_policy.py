@@ -176,6 +176,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
 
     def _judge(self, prompts: Sequence[PromptRow], completions: Sequence[Sequence[Completion]]) -> list[list[Judged]]:
         spec, found, failures = self._spec, list[list[Judged]](), list[str]()
+        num = sum(map(len, completions))
         with self._rewards as rewards:
             for row, group in zip(prompts, completions, strict=True):
                 target = json.loads(row.target)
@@ -192,13 +193,15 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                     scored = rewards.score(answer)
                     found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
                     if scored.failure:
-                        failures.append(f"{row.name}: {scored.failure}")
+                        # What a reward raises may quote an answer: shown as it would be in Python's source.
+                        failures.append(ascii(f"{row.name}: {scored.failure}"))
+                    if len(failures) > spec.max_failed_rewards * num:  # told at once: each may have taken its time
+                        raise RewardError(
+                            f"{len(failures)} of the first {sum(map(len, found))} completions have no reward; "
+                            f"the first: {failures[0]}; at most {spec.max_failed_rewards:.0%} of {num} may be without"
+                        )
         if failures:
-            num = sum(map(len, completions))
-            # What a reward raises may quote an answer: shown as it would be in Python's source.
-            text = f"{len(failures)} of {num} completions have no reward; the first: {failures[0]!a}"
-            if len(failures) > spec.max_failed_rewards * num:
-                raise RewardError(f"{text}; at most {spec.max_failed_rewards:.0%} may be without")
+            text = f"{len(failures)} of {num} completions have no reward; the first: {failures[0]}"
             self._tell("failed", f"{text}; they are left out of their groups and of the loss")
         return found
 

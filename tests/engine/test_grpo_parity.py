@@ -7,8 +7,8 @@ sides.
 
 from __future__ import annotations
 
-import random
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +18,18 @@ from datasets import Dataset, disable_progress_bars
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from posttrain.engine.data.encoded import Branch
 from posttrain.engine.data.packing import split
-from posttrain.engine.experience import Experience, Trained
+from posttrain.engine.experience import Experience
 from posttrain.engine.methods import Models, method_of
-from posttrain.engine.policy_losses import group_advantages
-from tests.engine.pairs import make_groups, spec_of
+from tests.engine.pairs import G, make_experience, spec_of
 from tests.engine.test_preference_parity import LORA, PEER_LORA, SETTINGS, assert_same_gradients, our_models, randomise
 from tests.engine.tiny import tiny_module, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and accelerate's own
 
 PROMPTS = Dataset.from_list([{"prompt": "the quick"}] * 4)
-G = 4
 MAX_NEW = 16
 UPDATE = {"num_epochs": 2}
-
-
-def make_experience(seed: int = 0, shift: float = 0.4) -> list[Experience]:
-    """Groups of G completions, all of whose tokens are trained; `old` is set by `with_old`."""
-    rng = random.Random(seed)
-    groups = []
-    for group in make_groups(seed, num_branches=G):
-        branches = tuple(Branch(branch.ids, b"\1" * len(branch)) for branch in group.branches)
-        advantages = group_advantages([rng.random() for _ in branches], "standardised")
-        trained = tuple(
-            Trained(*(array("d", [value] * len(branch)) for value in (0.0, advantage)))
-            for branch, advantage in zip(branches, advantages, strict=True)
-        )
-        num_tokens = sum(map(len, branches))
-        groups.append(
-            Experience(
-                group.prefix, branches, "p@1", group.number, trained=trained, num_completions=G, num_tokens=num_tokens
-            )
-        )
-    return groups
 
 
 def peers_inputs(groups: list[Experience]) -> dict[str, Tensor]:
@@ -88,8 +65,6 @@ def padded_values(inputs: dict[str, Tensor], groups: list[Experience], name: str
 
 def with_values(groups: list[Experience], values: Tensor, name: str) -> list[Experience]:
     """The groups with a number for each token, from rows as TRL has them."""
-    from dataclasses import replace
-
     rows = iter(values.double().tolist())
     return [
         replace(

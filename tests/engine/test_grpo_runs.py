@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from pydantic import ValidationError
 from posttrain.engine import feed, loop, rollout
 from posttrain.engine.checkpoint import find_checkpoints
 from posttrain.engine.events import HeldOutMetrics, Note
-from posttrain.engine.experience import Experience
+from posttrain.engine.experience import Experience, from_checkpoint, to_plain, to_tensors
 from posttrain.engine.methods import on_policy
 from posttrain.engine.methods.grpo import GrpoMethod
 from posttrain.engine.rewards import RewardProcess, Scored
 from posttrain.engine.run import run_training
 from posttrain.engine.spec import parse_spec
 from posttrain.engine.task import TrainTask
-from tests.engine.pairs import spec_of
+from tests.engine.pairs import make_experience, spec_of
 from tests.engine.test_run import events_of, failed, kill_after, losses_of, succeeded, with_task
 from tests.engine.tiny import make_task, prompts_of
 
@@ -245,7 +246,8 @@ def test_a_reward_that_fails_is_counted_and_left_out(tmp_path: Path, monkeypatch
     strict = with_task(task, spec={**task.spec.model_dump(), "max_failed_rewards": 0.05})
     record = failed(strict, tmp_path / "a2")
     assert record.code == "REWARD_FAILED"
-    assert "1 of 12 completions have no reward" in record.message
+    assert "1 of the first 5 completions have no reward" in record.message
+    assert "\x1b" not in record.message
 
 
 def test_rollout_and_trainer_that_disagree_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +258,6 @@ def test_rollout_and_trainer_that_disagree_are_told(tmp_path: Path, monkeypatch:
     original = on_policy.generate_groups
 
     def drifting(*given: Any, **named: Any) -> Any:
-        from dataclasses import replace
-
         return [
             [replace(one, tempered_logps=tuple(logp - 0.3 for logp in one.tempered_logps)) for one in group]
             for group in original(*given, **named)
@@ -286,8 +286,6 @@ def test_held_out_prompts_are_answered_greedily(tmp_path: Path) -> None:
 def test_a_stop_in_a_rollout_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) -> None:
     task = task_of(tmp_path, duration={"type": "steps", "max_steps": 4}, checkpoint={"every_steps": 100})
     succeeded(task, tmp_path / "whole")
-
-    # ---
     original, asked = on_policy.generate_groups, [0]
 
     def stopping(*given: Any, **named: Any) -> Any:
@@ -318,6 +316,62 @@ def test_prompts_that_leave_no_room_are_refused_or_left_out_and_a_full_context_e
     assert {sample["stop_reason"] for sample in samples_of(tmp_path / "a2")} <= {"stop", "context"}
     (note,) = [note for note in events_of(tmp_path / "a2", Note) if "without a stop token" in note.message]
     assert "is not judged" in note.message
+
+
+def stops_at(monkeypatch: pytest.MonkeyPatch, token: int) -> None:
+    """Lets every completion choose this token and no other."""
+    original = rollout._choose
+
+    def choose(rows: Any, logits_AV: torch.Tensor, settings: Any) -> None:
+        forced_AV = logits_AV.clone()
+        forced_AV[:, token] += 1e4
+        original(rows, forced_AV, settings)
+
+    monkeypatch.setattr(rollout, "_choose", choose)
+
+
+def test_a_model_that_stops_at_once_gives_empty_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**row, "target": {"pattern": "^$"}} for row in prompts_of(6)]
+    task = task_of(tmp_path, rows=rows, beta=0.1, duration={"type": "steps", "max_steps": 1})
+    stop = json.loads((Path(task.base.path) / "generation_config.json").read_text())["eos_token_id"]
+    stops_at(monkeypatch, stop)
+    succeeded(task, tmp_path / "a1")
+    values = losses_of(tmp_path / "a1")[1]
+    assert (values["completion_tokens"], values["truncated_share"], values["reward"]) == (1.0, 0.0, 1.0)
+    assert {(sample["answer"], sample["stop_reason"]) for sample in samples_of(tmp_path / "a1")} == {("", "stop")}
+
+
+def test_a_model_that_never_stops_is_told_and_can_be_left_out_of_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops_at(monkeypatch, 40)
+    task = task_of(tmp_path, beta=0.1, duration={"type": "steps", "max_steps": 1}, update={"mask_truncated": True})
+    succeeded(task, tmp_path / "a1")
+    values = losses_of(tmp_path / "a1")[1]
+    assert (values["completion_tokens"], values["truncated_share"]) == (6.0, 1.0)
+    assert (values["loss"], values["grad_norm"]) == (0.0, 0.0)
+    assert [note.level for note in events_of(tmp_path / "a1", Note) if "without a stop token" in note.message] == [
+        "warning"
+    ]
+
+
+def test_a_checkpoint_holds_a_rollout_exactly() -> None:
+    groups = make_experience(seed=2)
+    groups[1] = replace(groups[1], branches=(), trained=())  # nothing of it has to be computed
+    plain = json.loads(json.dumps(to_plain(groups)))
+    assert from_checkpoint(plain, to_tensors(groups)) == groups
+    assert from_checkpoint([], to_tensors([])) == []
+
+
+def test_a_group_above_a_pass_is_cut_into_several_with_the_same_prompt() -> None:
+    (group, *_) = make_experience(seed=4)
+    for limit in (1, len(group.prefix) + 12, 10_000):
+        pieces = list(group.pieces(limit))
+        assert [branch for piece in pieces for branch in piece.branches] == list(group.branches)
+        assert [one for piece in pieces for one in piece.trained] == list(group.trained)
+        assert all(len(piece) <= limit or len(piece.branches) == 1 for piece in pieces)
+    assert len(list(group.pieces(1))) == len(group.branches)
+    assert list(group.pieces(10_000)) == [group]
 
 
 @pytest.mark.parametrize(
