@@ -34,7 +34,7 @@ LOGITS_AT_A_TIME = 2**24  # losses.CHUNK_ELEMENTS, which imports torch; a test c
 # With LoRA a pass leaves large freed pieces between small ones that it keeps, and glibc's heap does not give them back:
 # measured 1.2 to 1.35 times the activations. Without LoRA it was 1.0.
 LORA_HEAP = 1.3
-# Of each logit that a token is drawn from, in float64: itself, tempered, its probability, sorted, summed up; and a place.
+# Of each logit that a token is drawn from: float64 of it, tempered, as probability, sorted, summed up; and its place.
 SAMPLING_BYTES = 6 * 8
 _EMBEDDING_NAMES = ("embed", "wte", "wpe", "lm_head", "embed_out", "output.weight")
 
