@@ -132,7 +132,10 @@ class Trainer:
             CheckpointError: the best weights are to be saved, and their checkpoint is missing or damaged.
             DiskFullError: at a checkpoint or an event.
         """
-        self.models.policy.module.train()
+        # What was sampled without dropout has to be computed without it. Layers that are computed again want train mode;
+        # a config's dropout then shows in logp_difference.
+        is_on_policy = isinstance(self._feed, RolloutFeed)
+        self.models.policy.module.train(not is_on_policy or self.spec.memory.gradient_checkpointing)
         started, first = time.monotonic(), self._counters.step
         every, total = self.spec.checkpoint.every_steps, self.total_steps
         while True:
@@ -158,7 +161,8 @@ class Trainer:
                 raise CancelledError(f"stopped after step {done} of {total}, in a rollout") from error
             now = time.monotonic()
             done = self._counters.step
-            values["tokens_per_s"] = values.pop("step_tokens") / max(now - before, 1e-9)
+            update_s = now - before - values.get("rollout_s", 0.0)
+            values["tokens_per_s"] = values.pop("step_tokens") / max(update_s, 1e-9)
             eta_s = (now - started) / (done - first) * (total - done)
             self.events(StepMetrics(step=done, total_steps=total, values=values, eta_s=round(eta_s, 3)))
         self._put_weights()

@@ -1,7 +1,7 @@
 """Prompts that the trained model answers itself, each with what its answers are judged by. Imports no torch.
 
-The prompt is given as in preference rows (`preferences.py`) or as `messages`. A suite's own rows have this form, too;
-training on the rows that a gate judges by is what the gate's contamination check is for.
+The prompt is given as in preference rows (`preferences.py`) or as `messages`. A suite's own rows have this form, too,
+but those of a gate's shard are refused: no gate could judge a model that was trained on them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def read_prompt(row: dict[str, Any]) -> PromptExample:
         RowError: something is missing or of a wrong type; the prompt ends with an assistant's turn; a checker that is
             not known; a target that lacks what the checker needs; a reference that the checker judges wrong.
     """
+    if row.get("shard") == "gate":
+        raise RowError("shard", "is gate: a model that is trained on rows of a gate cannot be judged by it; take dev")
     messages = _messages(row)
     if messages[-1]["role"] not in ("user", "tool"):
         raise RowError("prompt", f"must end with the user's turn, not the {messages[-1]['role']}'s: it is answered")

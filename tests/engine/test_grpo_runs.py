@@ -23,9 +23,10 @@ from posttrain.engine.rewards import RewardProcess, Scored
 from posttrain.engine.run import run_training
 from posttrain.engine.spec import parse_spec
 from posttrain.engine.task import TrainTask
+from tests.engine import tiny
 from tests.engine.pairs import make_experience, spec_of
 from tests.engine.test_run import events_of, failed, kill_after, losses_of, succeeded, with_task
-from tests.engine.tiny import make_task, prompts_of
+from tests.engine.tiny import make_task, prompts_of, save_base
 
 ROLLOUT = {"num_completions": 4, "max_new_tokens": 6, "batch_rows": 8}
 LORA = {"type": "lora", "rank": 4}
@@ -270,6 +271,16 @@ def test_rollout_and_trainer_that_disagree_are_told(tmp_path: Path, monkeypatch:
         assert values["logp_difference_share"] == pytest.approx(1.0)
     (note,) = [note for note in events_of(tmp_path / "a2", Note) if "differ" in note.message]
     assert note.level == "warning"
+
+
+def test_dropout_of_the_config_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny.CONFIGS["gpt2"]()
+    dropping = {**plain.to_dict(), "attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}
+    monkeypatch.setitem(tiny.CONFIGS, "gpt2", lambda: type(plain)(**dropping))
+    base = save_base(tmp_path / "gpt2", "gpt2", is_chat=True)
+    task = task_of(tmp_path, base=base, duration={"type": "steps", "max_steps": 1})
+    succeeded(task, tmp_path / "a1")
+    assert losses_of(tmp_path / "a1")[1]["logp_difference"] < 1e-5
 
 
 def test_held_out_prompts_are_answered_greedily(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_a_system_text_and_tools_are_part_of_it() -> None:
         ({"target": ["4"]}, "field target: must be an object, text or a number, not a list"),
         ({"target": True}, "field target: must be an object, text or a number, not a boolean"),
         ({"reference": "Answer: 5"}, "field reference: is judged wrong by its checker final_answer: another number"),
+        ({"shard": "gate"}, "field shard: is gate: a model that is trained on rows of a gate cannot be judged by it"),
         ({"prompt": None}, "field prompt: is missing"),
         (
             {"prompt": [*ASKED, {"role": "assistant", "content": "4"}]},
@@ -80,6 +81,15 @@ def test_a_bad_row_is_named(change: dict[str, Any], problem: str) -> None:
     (found,) = report.problems
     assert found.row == 2
     assert problem in str(found)
+
+
+def test_a_suites_own_rows_are_read_but_for_the_gates() -> None:
+    data = Path(__file__).parents[2] / "evals" / "suites" / "data"
+    lines = (data / "reasoning.jsonl").read_bytes().splitlines(keepends=True)
+    others = [line for line in lines if json.loads(line)["shard"] != "gate"]
+    assert 0 < len(others) < len(lines)
+    assert validate_lines(others).is_valid
+    assert validate_lines(lines).num_problems == len(lines) - len(others)
 
 
 def test_other_formats_keep_a_column_of_that_name() -> None:
