@@ -49,6 +49,11 @@ class Experience(Group):
     num_completions: int = 0
     num_tokens: int = 0
 
+    @property
+    def is_uniform(self) -> bool:
+        """Nothing can be learnt from how its completions compare."""
+        return not any(any(one.advantages) for one in self.trained)
+
     def pieces(self, max_tokens: int) -> Iterator[Experience]:
         """Itself, or several that share its branches among them, each of at most `max_tokens` with the prompt (or of
         one branch)."""

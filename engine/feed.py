@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,6 +117,9 @@ class RolloutFeed:
     _metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # What replaces groups that nothing can be learnt from comes in an order of its own, so that epochs stay whole.
+        weights = [source.weight for source in self.spec.data]
+        self._others = Mix([len(rows) for rows in self.sources], weights, self.spec.seed ^ 2**32)
         update, batch = self.spec.update, self.spec.batch
         self._num_steps = update.num_minibatches * update.num_epochs  # of a whole rollout
         prompts = batch.num_rows * update.num_minibatches
@@ -153,16 +156,36 @@ class RolloutFeed:
         return [self._groups[place] for place in order[batch * size : (batch + 1) * size]]
 
     def _roll_out(self, number: int, step: int) -> None:
-        places = [self.mix.at(position) for position in self._plan.positions(number)]
-        rows = [self.sources[source][index] for source, index in places]
-        prompts = [row for row in rows if isinstance(row, PromptRow)]
         before = time.monotonic()
-        made: Rollout = self.method.rollout(prompts, self.models, number, self.should_stop)
+        made = self.method.rollout(
+            self._prompts(self.mix, self._plan.positions(number)), self.models, (number, 0), self.should_stop
+        )
+        groups = list(made.groups)
+        self._tell(made, step)
+        metrics = dict(made.metrics)
+        for turn in range(1, self.spec.rollout.max_resamples + 1):
+            empty = [place for place, group in enumerate(groups) if group.is_uniform]
+            if not empty:
+                break
+            first = (number * self.spec.rollout.max_resamples + turn - 1) * len(groups)
+            prompts = self._prompts(self._others, range(first, first + len(empty)))
+            made = self.method.rollout(prompts, self.models, (number, turn), self.should_stop)
+            self._tell(made, step)
+            for place, group in zip(empty, made.groups, strict=True):
+                groups[place] = group
+        if self.spec.rollout.max_resamples:
+            metrics["uniform_share"] = sum(group.is_uniform for group in groups) / len(groups)
+        self._number, self._groups = number, groups
+        self._metrics = {**metrics, "rollout_s": time.monotonic() - before}
+
+    def _prompts(self, mix: Mix, positions: Iterable[int]) -> list[PromptRow]:
+        rows = [self.sources[source][index] for source, index in map(mix.at, positions)]
+        return [row for row in rows if isinstance(row, PromptRow)]
+
+    def _tell(self, made: Rollout, step: int) -> None:
         for note in made.notes:
             self.events(note)
         self._write(made.samples, step)
-        self._number, self._groups = number, made.groups
-        self._metrics = {**made.metrics, "rollout_s": time.monotonic() - before}
 
     def _write(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
         """A line for each sample, escaped to ASCII. A rollout that is made again after an interruption writes again, in

@@ -132,8 +132,8 @@ class Trainer:
             CheckpointError: the best weights are to be saved, and their checkpoint is missing or damaged.
             DiskFullError: at a checkpoint or an event.
         """
-        # What was sampled without dropout has to be computed without it. Layers that are computed again want train mode;
-        # a config's dropout then shows in logp_difference.
+        # What was sampled without dropout has to be computed without it. Layers that are computed again want train
+        # mode; a config's dropout then shows in logp_difference.
         is_on_policy = isinstance(self._feed, RolloutFeed)
         self.models.policy.module.train(not is_on_policy or self.spec.memory.gradient_checkpointing)
         started, first = time.monotonic(), self._counters.step

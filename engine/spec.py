@@ -460,6 +460,11 @@ class RolloutOptions(Option):
         default=0.0, description="least probability, as a share of the most likely token's"
     )
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="completions generated at a time")
+    max_resamples: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0,
+        description="how often groups with equal rewards are replaced by those of other prompts, drawn beside the "
+        "epochs (dynamic sampling, arXiv:2503.14476); 0: never",
+    )
     num_samples: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=2, description="prompts of each rollout whose completions are kept for reading, in samples.jsonl"
     )

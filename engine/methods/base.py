@@ -130,10 +130,11 @@ class OnPolicyMethod(Method, Protocol):
     """A technique that learns from what its own policy writes."""
 
     def rollout(
-        self, prompts: Sequence[PromptRow], models: Models, number: int, should_stop: Callable[[], bool]
+        self, prompts: Sequence[PromptRow], models: Models, number: tuple[int, int], should_stop: Callable[[], bool]
     ) -> Rollout:
         """Lets the policy answer, and judges the answers; a group of experience for each prompt, in their order. A
-        function of the weights, the seed and the rollout's number.
+        function of the weights, the seed and `number`: that of the rollout, and how often prompts were drawn again for
+        it.
 
         Raises:
             RewardError: too many answers could not be judged. CancelledError: `should_stop` said so.

@@ -60,7 +60,7 @@ class GrpoMethod(OnPolicyMethodBase):
     # -- rollout -------------------------------------------------------------------------------------------------------
 
     def rollout(
-        self, prompts: Sequence[PromptRow], models: Models, number: int, should_stop: Callable[[], bool]
+        self, prompts: Sequence[PromptRow], models: Models, number: tuple[int, int], should_stop: Callable[[], bool]
     ) -> Rollout:
         judged, metrics = self._rolled_out(prompts, models, number, should_stop)
         advantages = [pl.group_advantages([one.reward for one in group], self._baseline) for group in judged]

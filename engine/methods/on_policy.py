@@ -109,7 +109,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _rolled_out(
-        self, prompts: Sequence[PromptRow], models: Models, number: int, should_stop: Callable[[], bool]
+        self, prompts: Sequence[PromptRow], models: Models, number: tuple[int, int], should_stop: Callable[[], bool]
     ) -> tuple[list[list[Judged]], Metrics]:
         """The judged completions of each prompt, and the numbers of all of them.
 
@@ -249,7 +249,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
         return metrics
 
     def _samples(
-        self, prompts: Sequence[PromptRow], judged: Sequence[Sequence[Judged]], number: int
+        self, prompts: Sequence[PromptRow], judged: Sequence[Sequence[Judged]], number: tuple[int, int]
     ) -> list[dict[str, Any]]:
         """The completions of the first prompts, to be read."""
         samples = []
@@ -259,7 +259,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                 failure = {"failure": one.scored.failure}
                 samples.append(
                     {
-                        "rollout": number,
+                        "rollout": number[0],
                         "row": row.name,
                         "completion": index,
                         "prompt": question,
@@ -284,9 +284,9 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             self._notes.append(Note(level="warning", message=text))
 
 
-def stream_of(seed: int, rollout: int, place: int, completion: int) -> int:
+def stream_of(seed: int, number: tuple[int, int], place: int, completion: int) -> int:
     """The seed of a completion's generator, below 2^63: its own whatever is generated beside it."""
-    text = f"posttrain-rollout/{seed}/{rollout}/{place}/{completion}"
+    text = f"posttrain-rollout/{seed}/{number[0]}/{number[1]}/{place}/{completion}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

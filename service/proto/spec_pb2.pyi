@@ -531,7 +531,7 @@ class RewardSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., centring: _Optional[float] = ...) -> None: ...
 
 class RolloutOptions(_message.Message):
-    __slots__ = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "batch_rows", "num_samples")
+    __slots__ = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "batch_rows", "max_resamples", "num_samples")
     NUM_COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -539,6 +539,7 @@ class RolloutOptions(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_P_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     num_completions: int
     max_new_tokens: int
@@ -547,8 +548,9 @@ class RolloutOptions(_message.Message):
     top_k: int
     min_p: float
     batch_rows: int
+    max_resamples: int
     num_samples: int
-    def __init__(self, num_completions: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., batch_rows: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
+    def __init__(self, num_completions: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., batch_rows: _Optional[int] = ..., max_resamples: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
 
 class UpdateOptions(_message.Message):
     __slots__ = ("num_minibatches", "num_epochs", "truncated_importance", "max_logp_difference", "mask_truncated")

@@ -200,6 +200,30 @@ def test_leaving_zero_advantages_out_is_exact(tmp_path: Path, monkeypatch: pytes
             assert others[step][key] == pytest.approx(values[key], rel=1e-4, abs=1e-6), (step, key)
 
 
+def test_groups_with_equal_rewards_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the prompts are always right; resumed in the middle of a rollout, other prompts take the same places."""
+    rows = [{**row, "target": {"pattern": "^" if i % 2 else "[aeiou]"}} for i, row in enumerate(prompts_of(12))]
+    options: dict[str, Any] = {
+        "rows": rows,
+        "update": {"num_epochs": 2},
+        "duration": {"type": "steps", "max_steps": 6},
+        "checkpoint": {"every_steps": 3},
+    }
+    task = task_of(tmp_path, **options, rollout={**ROLLOUT, "num_samples": 9, "max_resamples": 4})
+    succeeded(task, tmp_path / "whole")
+    values = [values for values in numbers_of(tmp_path / "whole").values() if "reward" in values]
+    assert sum(value["zero_variance_share"] for value in values) > 0.5
+    assert [value["uniform_share"] for value in values] == [0.0] * 3
+    drawn = [sample["row"] for sample in samples_of(tmp_path / "whole")][::4]
+    assert len(drawn) > 3 * 3, "no prompt was drawn again"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4)
+        assert run_training(task, tmp_path / "a1").code == "INTERNAL"
+    (checkpoint,) = find_checkpoints(tmp_path / "a1" / "checkpoints")
+    succeeded(with_task(task, attempt=2, resume_from=str(checkpoint)), tmp_path / "a2")
+    assert output_of(tmp_path / "a2") == output_of(tmp_path / "whole")
+
+
 def test_samples_are_kept_for_reading(tmp_path: Path) -> None:
     rewards = [
         {"type": "checker"},
