@@ -308,9 +308,15 @@ def sample(
 
     Nucleus (arXiv:1904.09751): the smallest set of most likely tokens whose probability reaches `top_p`.
     """
-    probabilities_AV, order_AV = torch.softmax(logits_AV.double() / temperature, dim=-1).sort(
-        dim=-1, descending=True, stable=True
-    )
+    probabilities_AV = torch.softmax(logits_AV.double() / temperature, dim=-1)
+    if top_p == 1 and not top_k and not min_p:
+        # In the vocabulary's order: sorting 64 rows of 49k logits takes 40 times as long as all the rest (one core).
+        cumulative_AV = probabilities_AV.cumsum(dim=-1)
+        total_A = cumulative_AV[:, -1]
+        # Below the total whatever the product is rounded to, so that it falls on a token with a probability.
+        drawn_A = torch.minimum(uniform_A * total_A, torch.nextafter(total_A, torch.zeros_like(total_A)))
+        return torch.searchsorted(cumulative_AV, drawn_A[:, None], right=True)[:, 0]
+    probabilities_AV, order_AV = probabilities_AV.sort(dim=-1, descending=True, stable=True)
     if 0 < top_k < probabilities_AV.shape[-1]:
         probabilities_AV[:, top_k:] = 0
         probabilities_AV /= probabilities_AV.sum(dim=-1, keepdim=True)

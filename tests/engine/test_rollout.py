@@ -154,10 +154,14 @@ def test_answers_leave_the_stop_token_out() -> None:
 
 
 def test_sampling_follows_the_distribution() -> None:
-    """By hand: .5, .3, .2; the nucleus of .7 is the first two, with .625 and .375."""
+    """By hand: .3, .5, .2 in the vocabulary's order; the nucleus of .7 is the first two of .5, .3, .2, with .625 and
+    .375."""
     logits = torch.log(torch.tensor([[0.3, 0.5, 0.2]])).repeat(8, 1)
-    draws = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999, 0.3, 0.6], dtype=torch.float64)
-    assert sample(logits, draws, 1.0, 1.0).tolist() == [1, 1, 0, 0, 2, 2, 1, 0]
+    draws = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999, 0.29, 0.6], dtype=torch.float64)
+    assert sample(logits, draws, 1.0, 1.0).tolist() == [0, 1, 1, 1, 2, 2, 0, 1]
+    ruled_out = torch.cat([torch.full((8, 1), -math.inf), logits, torch.full((8, 1), -math.inf)], dim=1)
+    ends = torch.tensor([0.0, 1 - 2**-53] * 4, dtype=torch.float64)
+    assert sample(ruled_out, ends, 1.0, 1.0).tolist() == [1, 3] * 4
     assert sample(logits, draws, 1.0, 0.7).tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
     assert sample(logits, draws, 1e-4, 1.0).tolist() == [1] * 8
     many = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -175,7 +179,8 @@ def test_tokens_are_ruled_out_in_order() -> None:
     assert sample(logits, draws, 1.0, 0.6).tolist() == [1, 1, 0, 0, 0]
     assert sample(logits, draws, 1.0, 1.0, min_p=0.5).tolist() == [1, 1, 0, 0, 0]
     assert sample(logits, draws, 1.0, 1.0, min_p=0.25).tolist() == [1, 0, 0, 3, 3]
-    assert sample(logits, draws, 1.0, 1.0, top_k=9).tolist() == sample(logits, draws, 1.0, 1.0).tolist()
+    assert sample(logits, draws, 1.0, 1.0, top_k=9).tolist() == [1, 0, 0, 3, 2]
+    assert sample(logits, draws, 1.0, 1.0).tolist() == [0, 1, 1, 3, 3]
     assert sample(logits, draws, 1.0, 1.0, top_k=1).tolist() == [1] * 5
 
 
