@@ -105,6 +105,7 @@ class _Row:
     logps: list[float] = field(default_factory=list)
     tempered_logps: list[float] = field(default_factory=list)
     shared: int = -1
+    name: str = ""
 
 
 def generate(
@@ -145,6 +146,7 @@ def generate_groups(
     streams: Sequence[Sequence[int]],
     *,
     max_tokens: int = 0,
+    names: Sequence[str] = (),
     batch_rows: int = 64,
     overlong: Literal["refuse", "skip"] = "refuse",
     on_progress: Callable[[int, int], None] | None = None,
@@ -152,8 +154,8 @@ def generate_groups(
     decode: Callable[[Sequence[int]], str] | None = None,
 ) -> list[list[Completion]]:
     """Several completions of each prompt: one for each of `streams[i]`, the seed (below 2^63) of its generator,
-    whatever `settings.seed` is. `max_tokens`, prompt and completion together, takes the context's place if it is less
-    (0: not).
+    whatever `settings.seed` is. `names` are the prompts', for messages. `max_tokens`, prompt and completion together,
+    takes the context's place if it is less (0: not).
 
     Raises:
         As `generate`.
@@ -181,7 +183,7 @@ def generate_groups(
                     raise CancelledError(f"stopped after {len(done)} of {len(places)} prompts")
                 # A quarter of the slots at a time: prompts are cheaper packed than one by one.
                 if waiting and len(active) <= cache.num_slots - min(len(waiting), max(1, cache.num_slots // 4)):
-                    new = _take(waiting, places, prompts, cache.num_slots - len(active), settings)
+                    new = _take(waiting, places, prompts, names, cache.num_slots - len(active), settings)
                     logits_NV = _prefill(model, new, cache)
                     first = len(active)
                     active += new
@@ -222,6 +224,7 @@ def _take(
     waiting: list[int],
     places: Sequence[tuple[int, int]],
     prompts: Sequence[Sequence[int]],
+    names: Sequence[str],
     free: int,
     settings: GenerationSettings,
 ) -> list[_Row]:
@@ -240,7 +243,8 @@ def _take(
         if settings.temperature > 0:
             generator = torch.Generator().manual_seed(stream)
             uniforms = torch.rand(settings.max_new_tokens, generator=generator, dtype=torch.float64)
-        rows.append(_Row(waiting.pop(), prompt, uniforms, shared=shared))
+        name = names[shared] if names else f"prompt {shared}"
+        rows.append(_Row(waiting.pop(), prompt, uniforms, shared=shared, name=name))
     return rows
 
 
@@ -276,9 +280,9 @@ def _choose(rows: Sequence[_Row], logits_AV: Tensor, settings: GenerationSetting
     total_A = logits_AV.logsumexp(dim=-1)
     for row, total in zip(rows, total_A.tolist(), strict=True):
         if not math.isfinite(total):
-            prompt, length = row.index if row.shared < 0 else row.shared, len(row.prompt) + len(row.token_ids)
+            name, length = row.name or f"prompt {row.index}", len(row.prompt) + len(row.token_ids)
             raise NonFiniteError(
-                f"prompt {prompt}: the logits after {length} tokens are not finite",
+                f"{name}: the logits after {length} tokens are not finite",
                 hint=_NON_FINITE_HINT,
             )
     if settings.temperature == 0:

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow, PromptRow
 from posttrain.engine.data.examples import AnyExample, PromptExample
@@ -170,13 +171,14 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             settings,
             streams,
             max_tokens=self._spec.batch.max_tokens,
+            names=[row.name for row in prompts],
             batch_rows=options.batch_rows,
             should_stop=should_stop,
         )
 
     def _judge(self, prompts: Sequence[PromptRow], completions: Sequence[Sequence[Completion]]) -> list[list[Judged]]:
         spec, found, failures = self._spec, list[list[Judged]](), list[str]()
-        num = sum(map(len, completions))
+        num, num_long = sum(map(len, completions)), 0
         with self._rewards as rewards:
             for row, group in zip(prompts, completions, strict=True):
                 target = json.loads(row.target)
@@ -190,6 +192,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                         row.checker,
                         target,
                     )
+                    num_long += len(answer.text) > MAX_ANSWER_CHARS
                     scored = rewards.score(answer)
                     found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
                     if scored.failure:
@@ -200,6 +203,12 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                             f"{len(failures)} of the first {sum(map(len, found))} completions have no reward; "
                             f"the first: {failures[0]}; at most {spec.max_failed_rewards:.0%} of {num} may be without"
                         )
+        if num_long:
+            self._tell(
+                "long",
+                f"{num_long} of {num} answers are longer than the {MAX_ANSWER_CHARS} characters that a checker reads, "
+                "and so wrong unread; lower rollout.max_new_tokens, or reward what is short",
+            )
         if failures:
             text = f"{len(failures)} of {num} completions have no reward; the first: {failures[0]}"
             self._tell("failed", f"{text}; they are left out of their groups and of the loss")

@@ -297,6 +297,28 @@ def test_rollout_and_trainer_that_disagree_are_told(tmp_path: Path, monkeypatch:
     assert note.level == "warning"
 
 
+def test_answers_that_no_checker_reads_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_policy, "MAX_ANSWER_CHARS", 3)
+    succeeded(task_of(tmp_path, duration={"type": "steps", "max_steps": 1}), tmp_path / "a1")
+    (note,) = [note for note in events_of(tmp_path / "a1", Note) if "wrong unread" in note.message]
+    long = sum(len(sample["answer"]) > 3 for sample in samples_of(tmp_path / "a1"))
+    assert long <= int(note.message.split()[0]) <= 12
+
+
+def test_a_rollout_that_overflows_names_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = rollout._decode
+
+    def broken(*given: Any) -> torch.Tensor:
+        logits_AV = original(*given)
+        logits_AV[0] = math.nan
+        return logits_AV
+
+    monkeypatch.setattr(rollout, "_decode", broken)
+    record = failed(task_of(tmp_path, duration={"type": "steps", "max_steps": 1}), tmp_path / "a1")
+    assert record.code == "NON_FINITE"
+    assert "data@1 row " in record.message
+
+
 def test_dropout_of_the_config_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny.CONFIGS["gpt2"]()
     dropping = {**plain.to_dict(), "attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}
