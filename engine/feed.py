@@ -60,6 +60,10 @@ class Feed(Protocol):
 
     def load_state(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None: ...
 
+    def close(self) -> None:
+        """Ends what it has started."""
+        ...
+
 
 @dataclass
 class MixFeed:
@@ -98,6 +102,9 @@ class MixFeed:
 
     def load_state(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """There is nothing to remember: a position follows from the step."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 @dataclass
@@ -212,3 +219,6 @@ class RolloutFeed:
         if plain:
             self._number = plain["number"]
             self._groups = from_checkpoint(plain["groups"], tensors)
+
+    def close(self) -> None:
+        self.method.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,10 @@ class Trainer:
             CheckpointError: the best weights are to be saved, and their checkpoint is missing or damaged.
             DiskFullError: at a checkpoint or an event.
         """
+        with closing(self._feed):
+            return self._run()
+
+    def _run(self) -> Counters:
         # What was sampled without dropout has to be computed without it. Layers that are computed again want train
         # mode; a config's dropout then shows in logp_difference.
         is_on_policy = isinstance(self._feed, RolloutFeed)

@@ -145,3 +145,7 @@ class OnPolicyMethod(Method, Protocol):
         """Held-out loss, lower being better, and other numbers, under the names of a `HeldOutMetrics`; None if
         `should_stop` said so."""
         ...
+
+    def close(self) -> None:
+        """Ends the processes that it has started; a later rollout would start them again."""
+        ...

@@ -107,6 +107,9 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             **{HELD_OUT_PREFIX + name: value for name, value in sums.items()},
         }
 
+    def close(self) -> None:
+        self._rewards.close()
+
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _rolled_out(
@@ -179,30 +182,29 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
     def _judge(self, prompts: Sequence[PromptRow], completions: Sequence[Sequence[Completion]]) -> list[list[Judged]]:
         spec, found, failures = self._spec, list[list[Judged]](), list[str]()
         num, num_long = sum(map(len, completions)), 0
-        with self._rewards as rewards:
-            for row, group in zip(prompts, completions, strict=True):
-                target = json.loads(row.target)
-                found.append([])
-                for completion in group:
-                    answer = Answer(
-                        self._text(completion.answer_ids),
-                        len(completion.token_ids),
-                        spec.rollout.max_new_tokens,
-                        completion.stop_reason != "stop",
-                        row.checker,
-                        target,
+        for row, group in zip(prompts, completions, strict=True):
+            target = json.loads(row.target)
+            found.append([])
+            for completion in group:
+                answer = Answer(
+                    self._text(completion.answer_ids),
+                    len(completion.token_ids),
+                    spec.rollout.max_new_tokens,
+                    completion.stop_reason != "stop",
+                    row.checker,
+                    target,
+                )
+                num_long += len(answer.text) > MAX_ANSWER_CHARS
+                scored = self._rewards.score(answer)
+                found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
+                if scored.failure:
+                    # What a reward raises may quote an answer: shown as it would be in Python's source.
+                    failures.append(ascii(f"{row.name}: {scored.failure}"))
+                if len(failures) > spec.max_failed_rewards * num:  # told at once: each may have taken its time
+                    raise RewardError(
+                        f"{len(failures)} of the first {sum(map(len, found))} completions have no reward; "
+                        f"the first: {failures[0]}; at most {spec.max_failed_rewards:.0%} of {num} may be without"
                     )
-                    num_long += len(answer.text) > MAX_ANSWER_CHARS
-                    scored = rewards.score(answer)
-                    found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
-                    if scored.failure:
-                        # What a reward raises may quote an answer: shown as it would be in Python's source.
-                        failures.append(ascii(f"{row.name}: {scored.failure}"))
-                    if len(failures) > spec.max_failed_rewards * num:  # told at once: each may have taken its time
-                        raise RewardError(
-                            f"{len(failures)} of the first {sum(map(len, found))} completions have no reward; "
-                            f"the first: {failures[0]}; at most {spec.max_failed_rewards:.0%} of {num} may be without"
-                        )
         if num_long:
             self._tell(
                 "long",

@@ -63,6 +63,10 @@ def main() -> None:
     head = json.loads(lines.readline())
     parts = make(PARTS.validate_python(head["parts"]))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # What asks the trainer's group to stop is for the trainer to answer: a reward that is missing for it would be
+    # another trajectory.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
     for line in lines:
         signal.setitimer(signal.ITIMER_REAL, head["timeout_s"])
         said = json.dumps(asdict(score(Answer(**json.loads(line)), parts))).encode() + b"\n"

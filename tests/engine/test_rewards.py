@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +93,15 @@ def test_a_reward_that_misbehaves_costs_its_own_answer_only() -> None:
     assert found["hang"].failure == found["spin"].failure == "no reward within 0.5 s"
     assert found["die"].failure == "the reward's process ended with 3"
     assert all(math.isnan(total_of(scored, options)) for scored in found.values() if scored.failure)
+
+
+def test_a_stop_signal_to_the_whole_group_takes_no_reward_away() -> None:
+    with RewardProcess(parts_of({"type": "checker"})) as rewards:
+        first = rewards.score(RIGHT)
+        assert rewards._process is not None
+        for name in (signal.SIGTERM, signal.SIGINT):
+            os.kill(rewards._process.pid, name)
+        assert rewards.score(RIGHT) == first == Scored({"checker": 1.0})
 
 
 def test_the_process_ends_with_the_trainer(tmp_path: Path) -> None:
