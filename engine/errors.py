@@ -12,6 +12,7 @@ EngineError
 │   ├── UnsafeWeightsError           pickle instead of safetensors
 │   └── UnsupportedModelError        an architecture that the packed path cannot do exactly
 ├── NonFiniteError(ArithmeticError)  loss or gradient is NaN or infinite
+├── RewardError(RuntimeError)        too many answers of a rollout could not be judged
 ├── CheckpointError(ValueError)      a checkpoint is damaged or of another job
 ├── DiskFullError(OSError)           no space left
 └── CancelledError                   the attempt was asked to stop
@@ -90,6 +91,11 @@ class UnsupportedModelError(ModelError):
 class NonFiniteError(EngineError, ArithmeticError):
     code = "NON_FINITE"
     hint = "lower optimizer.learning_rate or check the rows named"
+
+
+class RewardError(EngineError, RuntimeError):
+    code = "REWARD_FAILED"
+    hint = "mend the reward or the targets of the rows, or raise max_failed_rewards"
 
 
 class CheckpointError(EngineError, ValueError):

@@ -63,23 +63,28 @@ class KvCache:
 
 @dataclass
 class Prefill:
-    """Packed prompts; their keys and values go to new slots behind the active ones."""
+    """Packed prompts; their keys and values go to new slots behind the active ones, of prompt i to `copies[i]` of them:
+    completions of one prompt go on from one computation of it."""
 
     cache: KvCache
     segments: Segments
+    copies: tuple[int, ...]
 
     @classmethod
-    def of(cls, cache: KvCache, lengths: Sequence[int]) -> Prefill:
+    def of(cls, cache: KvCache, lengths: Sequence[int], copies: Sequence[int] = ()) -> Prefill:
+        copies = tuple(copies) or (1,) * len(lengths)
         cache.reserve(max(lengths) + 1)
-        cache.lengths.extend(lengths)
-        return cls(cache, Segments.of(lengths))
+        for length, count in zip(lengths, copies, strict=True):
+            cache.lengths.extend([length] * count)
+        return cls(cache, Segments.of(lengths), copies)
 
     def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: Call) -> Tensor:
         keys, values = self.cache.buffers(call.layer, key_BKTD, value_BKTD)
-        first = len(self.cache.lengths) - (len(self.segments.bounds) - 1)
-        for slot, (start, end) in enumerate(pairwise(self.segments.bounds), start=first):
-            keys[slot, :, : end - start] = key_BKTD[0, :, start:end]
-            values[slot, :, : end - start] = value_BKTD[0, :, start:end]
+        slot = len(self.cache.lengths) - sum(self.copies)
+        for (start, end), count in zip(pairwise(self.segments.bounds), self.copies, strict=True):
+            keys[slot : slot + count, :, : end - start] = key_BKTD[0, :, start:end]
+            values[slot : slot + count, :, : end - start] = value_BKTD[0, :, start:end]
+            slot += count
         return self.segments.attend(query_BHTD, key_BKTD, value_BKTD, call)
 
 

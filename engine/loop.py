@@ -1,8 +1,8 @@
 """The training loop: optimiser steps, accumulation, events, checkpoints, exact resume. Knows no technique.
 
-One optimiser step takes the next `batch.num_rows` rows of the mix, packs them into micro-batches, and adds up
-gradients of losses that are already divided by the whole step's denominators. So nothing depends on `micro_tokens`
-but memory. After a step comes what is due: held-out loss, checkpoint, the end.
+One optimiser step takes the next `batch.num_rows` rows of the mix (or of a rollout, see `feed.py`), packs them into
+micro-batches, and adds up gradients of losses that are already divided by the whole step's denominators. So nothing
+depends on `micro_tokens` but memory. After a step comes what is due: held-out loss, checkpoint, the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,16 @@ from posttrain.engine.activations import checkpoint_layers, saving
 from posttrain.engine.averaging import Average
 from posttrain.engine.checkpoint import Checkpoint, carry_over, read_checkpoint, save_checkpoint, step_folder
 from posttrain.engine.data.encoded import AnyRow
-from posttrain.engine.data.mixing import Mix, Plan, plan
+from posttrain.engine.data.mixing import Mix
 from posttrain.engine.data.packing import split
 from posttrain.engine.errors import CancelledError, CheckpointError
 from posttrain.engine.events import AnyEvent, CheckpointSaved, HeldOutMetrics, Note, Resumed, StepMetrics
-from posttrain.engine.held_out import LOSS, History, measure
+from posttrain.engine.feed import Feed, MixFeed, RolloutFeed
+from posttrain.engine.held_out import LOSS, History
 from posttrain.engine.methods.base import Method, Models
 from posttrain.engine.non_finite import non_finite
 from posttrain.engine.optim import Optimizer, learning_rate
-from posttrain.engine.spec import EmaAveraging, NoHeldOut, TrainSpec, spec_digest
+from posttrain.engine.spec import EmaAveraging, GrpoSpec, NoHeldOut, TrainSpec, spec_digest
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Trainer:
     """One run of a method over rows.
 
     `sources[i]` holds the encoded rows of `spec.data[i]` that are trained on, `held_out` those that are not.
-    `should_stop` is asked after each step. `spec_sha256`, the
+    `should_stop` is asked after each step, and during a rollout. `spec_sha256`, the
     spec's if empty, marks checkpoints: a newer version adds defaults to a spec that was accepted before.
     """
 
@@ -64,8 +65,16 @@ class Trainer:
 
     def __post_init__(self) -> None:
         weights = [source.weight for source in self.spec.data]
-        self._mix = Mix([len(rows) for rows in self.sources], weights, self.spec.seed)
-        self._plan: Plan = plan(self.spec.duration, self.spec.batch.num_rows, self._mix.epoch_rows)
+        mix = Mix([len(rows) for rows in self.sources], weights, self.spec.seed)
+        self._feed: Feed
+        if isinstance(self.spec, GrpoSpec):
+            method: Any = self.method  # of an on-policy kind, so it can roll out
+            folder = self.checkpoints.parent
+            self._feed = RolloutFeed(
+                self.spec, mix, self.sources, method, self.models, folder, self.events, self.should_stop
+            )
+        else:
+            self._feed = MixFeed(self.spec, mix, self.sources, self.method, self.models, self.should_stop)
         self._optimizer = Optimizer(self.models.policy.trainable(), self.spec.optimizer)
         averaging = self.spec.averaging
         self._average = Average(self._optimizer, averaging.decay) if isinstance(averaging, EmaAveraging) else None
@@ -78,7 +87,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        return self._plan.total_steps
+        return self._feed.total_steps
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continues exactly: weights, optimiser, average, generators, data position, method state, counters, held-out
@@ -90,6 +99,8 @@ class Trainer:
         state = checkpoint.state
         self._optimizer.load(checkpoint.tensors("model"), checkpoint.tensors("optimizer"))
         self.method.load_state_dict(state["method"])
+        rollout = state.get("rollout", {})  # there is none in a checkpoint of a method without, nor in an older one
+        self._feed.load_state(rollout, checkpoint.tensors("rollout") if rollout else {})
         self._counters = Counters(**state["counters"])
         if self._average is not None:
             self._average.load(checkpoint.tensors("average"))
@@ -121,7 +132,14 @@ class Trainer:
             CheckpointError: the best weights are to be saved, and their checkpoint is missing or damaged.
             DiskFullError: at a checkpoint or an event.
         """
-        self.models.policy.module.train()
+        with closing(self._feed):
+            return self._run()
+
+    def _run(self) -> Counters:
+        # What was sampled without dropout has to be computed without it. Layers that are computed again want train
+        # mode; a config's dropout then shows in logp_difference.
+        is_on_policy = isinstance(self._feed, RolloutFeed)
+        self.models.policy.module.train(not is_on_policy or self.spec.memory.gradient_checkpointing)
         started, first = time.monotonic(), self._counters.step
         every, total = self.spec.checkpoint.every_steps, self.total_steps
         while True:
@@ -137,10 +155,18 @@ class Trainer:
             if is_over:
                 break
             before = time.monotonic()
-            values = self._step()
+            try:
+                values = self._step()
+            except (
+                CancelledError
+            ) as error:  # in a rollout, which is made again: nothing has changed since the last step
+                if done > first and not is_due:
+                    self._save()
+                raise CancelledError(f"stopped after step {done} of {total}, in a rollout") from error
             now = time.monotonic()
             done = self._counters.step
-            values["tokens_per_s"] = values.pop("step_tokens") / max(now - before, 1e-9)
+            update_s = now - before - values.get("rollout_s", 0.0)
+            values["tokens_per_s"] = values.pop("step_tokens") / max(update_s, 1e-9)
             eta_s = (now - started) / (done - first) * (total - done)
             self.events(StepMetrics(step=done, total_steps=total, values=values, eta_s=round(eta_s, 3)))
         self._put_weights()
@@ -157,13 +183,12 @@ class Trainer:
         return {LOSS: loss, "saved_step": step, "stopped_early": self._counters.step < self.total_steps}
 
     def _step(self) -> dict[str, float]:
-        positions = self._plan.positions(self._counters.step)
-        places = [self._mix.at(position) for position in positions]
-        rows = [self.sources[source][index] for source, index in places]
+        rows = self._feed.rows(self._counters.step)
         window = self.method.window(rows, self.models)
+        computed = self.method.computed(rows)
         number = self._counters.step + 1
-        loss, sums = 0.0, dict[str, float]()
-        for micro in split(rows, self.spec.batch.micro_tokens):
+        loss, sums = 0.0, self._feed.metrics()
+        for micro in split(computed, self.spec.batch.micro_tokens):
             batch = self.method.collate(micro, self.models.policy.device)
             with self._saving:
                 share, metrics = self.method.loss(batch, self.models, window)
@@ -175,21 +200,25 @@ class Trainer:
             loss += value
             for name, metric in metrics.items():
                 sums[name] = sums.get(name, 0.0) + metric
+        if not computed:
+            self._optimizer.fill()
         norm = self._optimizer.clip()
         if not math.isfinite(norm):
             what = "the gradient's norm"
-            raise non_finite(what, norm, number, rows, self.method, self.models, window, self._optimizer)
+            raise non_finite(what, norm, number, computed, self.method, self.models, window, self._optimizer)
         rate = learning_rate(self.spec.optimizer, self._counters.step, self.total_steps)
         self._optimizer.step(rate)
         if self._average is not None:
             self._average.update(number)
-        step_tokens = sum(map(len, rows))
+        for note in self.method.notes():
+            self.events(note)
+        step_tokens = sum(map(len, computed))
         self._counters.step = number
         self._counters.rows += len(rows)
         self._counters.tokens += step_tokens
         self._counters.trained_tokens += window.num_targets
         self._counters.loss = loss
-        epoch = self._counters.rows / self._mix.epoch_rows
+        epoch = self._counters.rows / self._feed.epoch_rows
         return {
             "loss": loss,
             "learning_rate": rate,
@@ -210,7 +239,7 @@ class Trainer:
         if isinstance(options, NoHeldOut) or not self._history.is_due(step, self.total_steps, options):
             return False
         with self._average.in_use() if self._average is not None else nullcontext():
-            values = measure(self.method, self.models, self.held_out, self.spec.batch.micro_tokens, self.should_stop)
+            values = self._feed.evaluate(self.held_out)
         if values is None:
             return False
         self._history.losses.append((step, values[LOSS]))
@@ -252,6 +281,9 @@ class Trainer:
             "versions": {"torch": str(torch.__version__)},
         }
         tensors = {"model": self._optimizer.weights(), "optimizer": self._optimizer.state(), "rng": generators}
+        rollout, buffers = self._feed.state(self._counters.step)
+        if rollout:
+            state["rollout"], tensors["rollout"] = rollout, buffers
         options, kept = self.spec.held_out, list[int]()
         if not isinstance(options, NoHeldOut):
             state["held_out"] = {"losses": self._history.losses}

@@ -120,6 +120,12 @@ class Optimizer:
         """Clips the gradient's global norm to `max_grad_norm`; returns the norm before."""
         return float(nn.utils.clip_grad_norm_(self._masters.values(), self._options.max_grad_norm))
 
+    def fill(self) -> None:
+        """Gives a gradient of 0 to what has none: a step in which nothing is computed still moves by momentum."""
+        for master in self._masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+
     def clear(self) -> None:
         """Forgets the gradients."""
         self._rule.zero_grad(set_to_none=True)

@@ -7,6 +7,8 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
 - trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
   of LoRA's r * (inputs + outputs) for each adapted matrix.
 - activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
+- on-policy: what a rollout's completions keep in the cache of keys and values, what drawing a token takes, and a frozen
+  copy of the weights if a divergence from them is computed without an adapter.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
 - unquantised: what loading and saving, which hold the whole model in the CPU's memory, need there beyond a step.
 - process: the interpreter with torch, transformers and peft; on CUDA the context.
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.engine.errors import ModelError, SpecError
-from posttrain.engine.spec import EmaAveraging, LoraAdapter, TrainSpec
+from posttrain.engine.spec import EmaAveraging, GrpoSpec, LoraAdapter, TrainSpec
 
 PROCESS_BYTES = 440 * 10**6
 CUDA_BYTES = 600 * 10**6
@@ -34,6 +36,8 @@ LOGITS_AT_A_TIME = 2**24  # losses.CHUNK_ELEMENTS, which imports torch; a test c
 # With LoRA a pass leaves large freed pieces between small ones that it keeps, and glibc's heap does not give them back:
 # measured 1.2 to 1.35 times the activations. Without LoRA it was 1.0.
 LORA_HEAP = 1.3
+# Of each logit that a token is drawn from: float64 of it, tempered, as probability, sorted, summed up; and its place.
+SAMPLING_BYTES = 6 * 8
 _EMBEDDING_NAMES = ("embed", "wte", "wpe", "lm_head", "embed_out", "output.weight")
 
 
@@ -107,7 +111,13 @@ def memory_plan(
     """The peak of one attempt. `longest` and `step_tokens`, tokens of the longest row and of a step, are bounded by the
     spec where they are not known (0).
     """
+    rows = longest
     longest = longest or spec.batch.max_tokens
+    if isinstance(spec, GrpoSpec):  # what is known are prompts; a rollout adds its completions to them
+        longest = min(spec.batch.max_tokens, longest + spec.rollout.max_new_tokens)
+        step_tokens = spec.batch.num_rows * (rows or longest) + (
+            spec.batch.num_rows * spec.rollout.num_completions * spec.rollout.max_new_tokens
+        )
     # A pass is filled up to micro_tokens, unless the step has less; a longer row is alone in its own.
     num_tokens = min(max(spec.batch.micro_tokens, longest), step_tokens or spec.batch.num_rows * longest)
     is_half = spec.dtype == "bfloat16" or (spec.dtype == "auto" and is_cuda)
@@ -129,9 +139,11 @@ def memory_plan(
         # 8-bit moments; Adafactor keeps a row and a column for each matrix (arXiv:1804.04235), next to nothing.
         "moments": {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}[spec.optimizer.name] * trained,
         "average": 4 * trained if isinstance(spec.averaging, EmaAveraging) else 0,
+        **_on_policy(spec, shapes, longest, size),
         "activations": round(kept * (LORA_HEAP if lora and not is_cuda else 1)),
-        # Log-probabilities become the gradient in place (losses.py); those of dpo are autograd's, which keeps one more.
-        "head": 4 * (3 if spec.kind == "dpo" else 2) * logits,
+        # Log-probabilities become the gradient in place (losses.py); where each token's is
+        # wanted they are autograd's, which keeps one more.
+        "head": 4 * (3 if spec.kind in ("dpo", "grpo") else 2) * logits,
     }
     if saved:
         in_a_step = parts["gradients"] + parts["activations"] + parts["head"]  # given back when the model is saved
@@ -142,6 +154,18 @@ def memory_plan(
         return memory_plan(changed, shapes, is_cuda=is_cuda, longest=rows, step_tokens=step_tokens)
 
     return MemoryPlan(parts, replan)
+
+
+def _on_policy(spec: TrainSpec, shapes: Shapes, longest: int, size: int) -> dict[str, int]:
+    """Bytes that only a method with rollouts needs; `longest` is of prompt and completion together."""
+    if not isinstance(spec, GrpoSpec):
+        return {}
+    num_completions = spec.update.num_minibatches * spec.batch.num_rows * spec.rollout.num_completions
+    num_rows = min(spec.rollout.batch_rows, num_completions)
+    cached = 2 * shapes.num_layers * shapes.key_width * longest * num_rows
+    drawn = SAMPLING_BYTES * num_rows * shapes.vocabulary
+    is_frozen = spec.beta > 0 and not isinstance(spec.adapter, LoraAdapter)
+    return {"rollout": size * cached + drawn, "reference": size * shapes.num_parameters if is_frozen else 0}
 
 
 def kept_elements(shapes: Shapes, lora: LoraAdapter | None = None) -> int:

@@ -6,13 +6,14 @@ read and encoded before weights are loaded, so a bad row is told in seconds.
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class _Attempt:
         peft = self._adapt(model, tokenizer, num_known, row_ids)
         if method.makes == "reward_model":
             add_score_head(model, spec.seed)
-        models = Models(model, peft)
+        models = Models(model, peft, frozen_copy(model) if method.keeps_reference and peft is None else None)
         if method.caches_reference:
             self._phase("reference")
             method.prepare([*sources, held_out], models, self._tell)
@@ -287,6 +288,13 @@ class _Attempt:
     def _check_stop(self) -> None:
         if self.should_stop():
             raise CancelledError("stopped before training began")
+
+
+def frozen_copy(model: LanguageModel) -> LanguageModel:
+    """The model as it is now, with weights of its own that are not trained."""
+    module = copy.deepcopy(model.module)
+    module.requires_grad_(False)
+    return replace(model, module=module.eval())
 
 
 def _versions() -> dict[str, str]:

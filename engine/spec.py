@@ -37,6 +37,7 @@ from posttrain.engine.options import (
     BatchOptions,
     BuiltinTemplate,
     CheckpointOptions,
+    Count,
     DataSource,
     Duration,
     EmaAveraging,
@@ -224,6 +225,186 @@ class RewardSpec(TrainOptions):
     )
 
 
+class RolloutOptions(Option):
+    """How the trained model answers the prompts. Every completion draws from a stream of its own, a function of the
+    seed, the rollout, the prompt's place in it and the completion's number: neighbours change nothing."""
+
+    num_completions: Annotated[int, Field(ge=2, le=4096)] = Field(
+        default=8, description="completions of each prompt, the group; of one alone every advantage would be 0"
+    )
+    max_new_tokens: Count = Field(
+        default=512, description="longest completion in tokens; batch.max_tokens bounds it with its prompt"
+    )
+    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=100)] = Field(
+        default=1.0, description="divides the logits, in the rollout and in the loss"
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, description="nucleus; the loss knows nothing of it")
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="most likely tokens; 0: all")
+    min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="least probability, as a share of the most likely token's"
+    )
+    batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="completions generated at a time")
+    max_resamples: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0,
+        description="how often groups with equal rewards are replaced by those of other prompts, drawn beside the "
+        "epochs (dynamic sampling, arXiv:2503.14476); 0: never",
+    )
+    num_samples: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=2, description="prompts of each rollout whose completions are kept for reading, in samples.jsonl"
+    )
+
+
+class UpdateOptions(Option):
+    """How a rollout becomes optimiser steps: num_minibatches x num_epochs of them, batch.num_rows prompts in each."""
+
+    num_minibatches: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=1, description="batches of batch.num_rows prompts that are rolled out at a time"
+    )
+    num_epochs: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="passes over each rollout")
+    truncated_importance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="tokens weigh trainer's / rollout's probability, at most this (Ionides 2008); 0: off",
+    )
+    max_logp_difference: Positive = Field(
+        default=0.1, description="log-probabilities of rollout and trainer that differ by more are told as a warning"
+    )
+    mask_truncated: bool = Field(
+        default=False, description="completions without an end count in their group but are not trained on"
+    )
+
+
+class RewardOptions(Option):
+    """Base of the parts of a reward."""
+
+    weight: Annotated[float, Field(allow_inf_nan=False)] = Field(default=1.0, description="of this part in the sum")
+
+
+class CheckerReward(RewardOptions):
+    """1 if the row's checker judges the answer right, else 0."""
+
+    type: Literal["checker"] = "checker"
+
+
+class RegexReward(RewardOptions):
+    """1 if the pattern is found in the answer, else 0: for formats."""
+
+    type: Literal["regex"] = "regex"
+    pattern: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        default="Answer:", description="in the syntax of Rust's regex, matched in linear time"
+    )
+
+
+class OverlongReward(RewardOptions):
+    """Soft overlong punishment, arXiv:2503.14476 eq. 13: 0 up to max_new_tokens - buffer_tokens, then down to -1."""
+
+    type: Literal["overlong"] = "overlong"
+    buffer_tokens: Count = Field(default=64, description="tokens before max_new_tokens over which it falls to -1")
+
+
+RewardPart = Annotated[CheckerReward | RegexReward | OverlongReward, Field(discriminator="type")]
+
+
+def _checker_alone() -> list[CheckerReward | RegexReward | OverlongReward]:
+    return [CheckerReward()]
+
+
+class PolicyLossOptions(Option):
+    """Base of clipped policy losses: the ratio of new to old probability is held in [1 - clip_low, 1 + clip_high]."""
+
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.2, description="below 1")
+    clip_high: Positive = Field(default=0.2, description="above 1")
+
+
+class GrpoLoss(PolicyLossOptions):
+    """GRPO, arXiv:2402.03300: advantages in standard deviations of the group; mean over each completion's tokens."""
+
+    type: Literal["grpo"] = "grpo"
+
+
+class DrGrpoLoss(PolicyLossOptions):
+    """Dr. GRPO, arXiv:2503.20783: advantages without the deviation; every token counts 1 / max_new_tokens."""
+
+    type: Literal["dr_grpo"] = "dr_grpo"
+
+
+class DapoLoss(PolicyLossOptions):
+    """DAPO, arXiv:2503.14476: clips higher than lower; mean over all tokens of the step."""
+
+    type: Literal["dapo"] = "dapo"
+    clip_high: Positive = Field(default=0.28, description="above 1")
+
+
+class GspoLoss(PolicyLossOptions):
+    """GSPO, arXiv:2507.18071: one ratio for each completion, the geometric mean of its tokens'."""
+
+    type: Literal["gspo"] = "gspo"
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = Field(default=3e-4, description="below 1")
+    clip_high: Positive = Field(default=4e-4, description="above 1")
+
+
+class RlooLoss(PolicyLossOptions):
+    """RLOO, arXiv:2402.14740: the other completions' mean reward as baseline; one ratio for each completion, the
+    product of its tokens'."""
+
+    type: Literal["rloo"] = "rloo"
+
+
+PolicyLoss = Annotated[GrpoLoss | DrGrpoLoss | DapoLoss | GspoLoss | RlooLoss, Field(discriminator="type")]
+
+
+class GrpoOptimizerOptions(OptimizerOptions):
+    learning_rate: Positive = Field(default=1e-6, description="peak; about ten times higher for LoRA")
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+
+
+class GrpoSpec(TrainCommon):
+    """Reinforcement learning on verifiable rewards: the model learns from how its own answers to a prompt compare."""
+
+    kind: Literal["grpo"] = "grpo"
+    duration: Duration = Field(default_factory=lambda: EpochsDuration(num_epochs=1.0))
+    optimizer: GrpoOptimizerOptions = Field(default_factory=GrpoOptimizerOptions)
+    template: TrainTemplate = Field(default_factory=OwnTemplate)
+    loss: PolicyLoss = Field(default_factory=GrpoLoss)
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="weight of the KL divergence from the base (k3), in the loss; 0: not computed"
+    )
+    kl_correction: bool = Field(
+        default=True,
+        description="multiply the divergence by the ratio of new to old probability, so that its gradient has no bias "
+        "(arXiv:2512.02556); false: as in the paper of GRPO",
+    )
+    rewards: list[RewardPart] = Field(
+        default_factory=_checker_alone, min_length=1, description="parts of the reward; their weighted sum"
+    )
+    max_failed_rewards: Fraction = Field(
+        default=0.1,
+        description="share of completions without a reward (it raised, is NaN, took too long) that ends the job",
+    )
+    rollout: RolloutOptions = Field(default_factory=RolloutOptions)
+    update: UpdateOptions = Field(default_factory=UpdateOptions)
+
+    @field_validator("adapter")
+    @classmethod
+    def _no_dropout(cls, value: Adapter) -> Adapter:
+        if isinstance(value, LoraAdapter) and value.dropout:
+            raise ValueError("dropout must be 0: the trainer's log-probabilities have to be those of the rollout")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _no_cut_prompts(cls, value: BatchOptions) -> BatchOptions:
+        if value.overlong == "truncate":
+            raise ValueError("overlong: a prompt cannot be cut; refuse the job or skip the row")
+        return value
+
+    @field_validator("beta")
+    @classmethod
+    def _has_kl(cls, value: float, info: ValidationInfo) -> float:
+        if value and isinstance(info.data.get("loss"), RlooLoss):
+            raise ValueError("loss rloo has no divergence term: leave beta at 0")
+        return value
+
+
 class OwnEvalTemplate(Option):
     type: Literal["own"] = "own"
 
@@ -256,7 +437,7 @@ class EvaluateSpec(JobCommon):
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
 
 
-TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec
+TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec | GrpoSpec
 AnySpec = TrainSpec | EvaluateSpec
 JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 
@@ -267,6 +448,7 @@ KINDS: dict[str, type[Option]] = {
     "tool_use": ToolUseSpec,
     "dpo": DpoSpec,
     "reward": RewardSpec,
+    "grpo": GrpoSpec,
     "evaluate": EvaluateSpec,
 }
 

@@ -90,6 +90,8 @@ class Measurer:
         kind: dict[str, Any] = {"kind": "ift" if template else "sft"}
         if rows.format in ("preference", "unpaired"):
             kind = {"kind": "dpo", "loss": {"type": "kto" if rows.format == "unpaired" else "sigmoid"}}
+        elif rows.format == "prompts":
+            kind = {"kind": "grpo"}
         spec = parse_spec(
             {
                 **kind,

@@ -11,18 +11,33 @@ from posttrain.engine.checkers.constraints import constraints
 from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS, Checker, Judgement, Target
 from posttrain.engine.checkers.maths import final_answer
 from posttrain.engine.checkers.refusal import helps, refuses
-from posttrain.engine.checkers.text import mentions
+from posttrain.engine.checkers.text import exact, mentions, regex
 
-__all__ = ["CHECKERS", "Checker", "Judgement", "Target", "judge"]
+__all__ = ["CHECKERS", "FIELDS", "Checker", "Judgement", "Target", "judge"]
 
 CHECKERS: dict[str, Checker] = {
     "constraints": constraints,
+    "exact": exact,
     "final_answer": final_answer,
     "helps": helps,
     "mentions": mentions,
     "no_tool_call": no_tool_call,
     "refuses": refuses,
+    "regex": regex,
     "tool_call": tool_call,
+}
+
+# What a target must have; a row for RL is checked against it before it is sealed.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "constraints": ("constraints",),
+    "exact": ("answer",),
+    "final_answer": ("answer",),
+    "helps": ("all",),
+    "mentions": ("all",),
+    "no_tool_call": ("mode",),
+    "refuses": (),
+    "regex": ("pattern",),
+    "tool_call": ("name", "arguments"),
 }
 
 

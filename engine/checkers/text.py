@@ -1,8 +1,9 @@
-"""Answers that must name a value: `mentions`."""
+"""Answers that must name a value, or be one: `mentions`, `exact`, `regex`."""
 
 from __future__ import annotations
 
 from posttrain.engine.checkers.judgement import Judgement, Target, has_phrase, right, words, wrong
+from posttrain.engine.data.patterns import is_found
 
 
 def mentions(answer: str, target: Target) -> Judgement:
@@ -22,3 +23,17 @@ def mentions(answer: str, target: Target) -> Judgement:
         if has_phrase(answer, phrase):
             return wrong("names another value")
     return right()
+
+
+def exact(answer: str, target: Target) -> Judgement:
+    """Right if the answer is `answer` and nothing else; space around either does not count, case does."""
+    return right() if answer.strip() == str(target["answer"]).strip() else wrong("another answer")
+
+
+def regex(answer: str, target: Target) -> Judgement:
+    """Right if `pattern` is found in the answer; matched in linear time, see `engine/data/patterns.py`.
+
+    Raises:
+        UncheckableError: the pattern is none, or takes too much.
+    """
+    return right() if is_found(str(target["pattern"]), answer) else wrong("no match")

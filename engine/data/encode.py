@@ -16,13 +16,14 @@ of the second.
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from posttrain.engine.data.encoded import Group, Row, grow
-from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample
+from posttrain.engine.data.encoded import Group, PromptRow, Row, grow
+from posttrain.engine.data.examples import Example, LabelledExample, Message, PairExample, PromptExample
 from posttrain.engine.data.growing import Anchors, GrowingIds
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import DataError, MaskedLabelsError, TemplateError
@@ -104,6 +105,21 @@ class Encoder:
         if chosen == rejected:
             raise DataError(f"{source} row {number}: chosen and rejected are the same, so neither is preferred")
         return group
+
+    def question(self, example: PromptExample, source: str = "", number: int = 0) -> PromptRow:
+        """A prompt that is to be answered, with what answers are judged by.
+
+        Raises:
+            TemplateError: the template refuses the messages. DataError: no token stands before the answer.
+        """
+        try:
+            ids = self.prompt(example.prompt, example.tools)
+        except (TemplateError, DataError) as error:
+            raise type(error)(f"{source} row {number}: {error}", hint=error.hint) from None
+        if not ids:
+            raise DataError(f"{source} row {number}: the prompt has no token")
+        target = json.dumps(example.target, sort_keys=True)
+        return PromptRow(array("i", ids), example.checker, target, source, number)
 
     def labelled(self, example: LabelledExample, source: str = "", number: int = 0) -> Group:
         """An answer with a label, as a group of one branch.

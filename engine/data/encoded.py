@@ -1,4 +1,4 @@
-"""What an encoded row is: one sequence, or a prefix with branches. Imports no torch."""
+"""What an encoded row is: one sequence, a prefix with branches, or a prompt to be answered. Imports no torch."""
 
 from __future__ import annotations
 
@@ -84,7 +84,35 @@ class Group:
         return f"{self.source} row {self.number}"
 
 
-AnyRow = Row | Group
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt that the trained model answers; nothing of it is trained. `target` is JSON, what the checker compares
+    with."""
+
+    ids: array[int]
+    checker: str
+    target: str
+    source: str = ""
+    number: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def longest(self) -> int:
+        """With the one token of an answer that there has to be room for."""
+        return len(self.ids) + 1
+
+    @property
+    def num_targets(self) -> int:
+        return 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} row {self.number}"
+
+
+AnyRow = Row | Group | PromptRow
 
 
 def grow(rows: Sequence[Row], source: str, number: int, margin: float = 0.0, is_desirable: bool = True) -> Group:
@@ -111,7 +139,7 @@ def fit(row: AnyRow, max_tokens: int, overlong: Literal["refuse", "truncate", "s
     fit."""
     if row.longest <= max_tokens:
         return row
-    if overlong != "truncate":
+    if overlong != "truncate" or isinstance(row, PromptRow):  # half a question has another answer
         return None
     if isinstance(row, Row):
         cut = Row(row.ids[:max_tokens], row.is_target[:max_tokens], row.source, row.number)

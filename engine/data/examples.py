@@ -1,4 +1,5 @@
-"""What a row of a dataset is once its format was read: one conversation, a pair of answers, or an answer with a label.
+"""What a row of a dataset is once its format was read: one conversation, a pair of answers, an answer with a label, or
+a prompt with what its answers are judged by.
 
 Imports no torch and no transformers.
 """
@@ -56,4 +57,17 @@ class LabelledExample:
         return [*self.prompt, *self.completion]
 
 
-AnyExample = Example | PairExample | LabelledExample
+@dataclass(frozen=True)
+class PromptExample:
+    """A prompt, and by which of engine/checkers, with which target, an answer to it is judged."""
+
+    prompt: list[Message]
+    checker: str
+    target: dict[str, Any]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+    def all_messages(self) -> list[Message]:
+        return self.prompt
+
+
+AnyExample = Example | PairExample | LabelledExample | PromptExample

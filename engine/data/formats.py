@@ -6,8 +6,11 @@
     sharegpt            {"conversations": [{"from", "value"}, ...], "system"?: TEXT, "tools"?: [...] | JSON TEXT}
     preference          {"prompt"?: TEXT | [messages], "chosen": ..., "rejected": ..., "margin"?: NUMBER, "tools"?}
     unpaired            {"prompt", "completion", "label": BOOLEAN} or {"messages": [...], "label": BOOLEAN}
+    prompts             {"prompt": TEXT | [messages], "checker": NAME, "target"?: {...} | TEXT | NUMBER,
+                         "reference"?: TEXT, "tools"?: [...]}
 
-`normalise` turns a row into an example (`examples.py`); the first four become conversations. A column `meta` is for
+`normalise` turns a row into an example (`examples.py`); the first four become conversations. `prompts` are answered by
+the model that is trained, and judged by a checker (`prompts.py`). A column `meta` is for
 people and ignored silently.
 """
 
@@ -18,16 +21,18 @@ from typing import Any, Literal
 from posttrain.engine.data.examples import AnyExample, Example
 from posttrain.engine.data.messages import read_messages, read_turns, system_turn
 from posttrain.engine.data.preferences import alpaca_prompt, read_labelled, read_pair
+from posttrain.engine.data.prompts import read_prompt
 from posttrain.engine.data.rows import RowError, required, text_of
 from posttrain.engine.data.tools import read_tools
 from posttrain.engine.spec import DpoSpec, KtoLoss, TrainSpec
 
 ConversationFormat = Literal["messages", "prompt_completion", "alpaca", "sharegpt"]
-Format = Literal["messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired"]
+Format = Literal["messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompts"]
 CONVERSATIONS: tuple[ConversationFormat, ...] = ("messages", "prompt_completion", "alpaca", "sharegpt")
-FORMATS: tuple[Format, ...] = (*CONVERSATIONS, "preference", "unpaired")
+FORMATS: tuple[Format, ...] = (*CONVERSATIONS, "preference", "unpaired", "prompts")
 
-# Any of these tells a conversation's format; `chosen`, `rejected` and `label` turn it into one of the others.
+# Any of these tells a conversation's format; `chosen`, `rejected`, `label` and `checker` turn it into one of the
+# others.
 REQUIRED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
@@ -35,6 +40,7 @@ REQUIRED: dict[Format, tuple[str, ...]] = {
     "sharegpt": ("conversations",),
     "preference": ("chosen", "rejected"),
     "unpaired": ("label",),
+    "prompts": ("checker",),
 }
 OPTIONAL: dict[Format, tuple[str, ...]] = {
     "messages": ("tools", "meta"),
@@ -46,6 +52,10 @@ OPTIONAL: dict[Format, tuple[str, ...]] = {
         *("prompt", "completion", "messages", "conversations", "instruction", "input", "output"),
         *("system", "tools", "meta"),
     ),
+    "prompts": (
+        *("prompt", "messages", "conversations", "instruction", "input"),
+        *("target", "reference", "system", "tools", "meta"),
+    ),
 }
 
 # What each kind of job reads. A kind that reads by its options is told apart in `formats_for`.
@@ -55,6 +65,7 @@ FORMATS_OF_KIND: dict[str, tuple[Format, ...]] = {
     "tool_use": CONVERSATIONS,
     "dpo": ("preference",),
     "reward": ("preference",),
+    "grpo": ("prompts",),
 }
 
 
@@ -80,10 +91,13 @@ def detect(row: dict[str, Any]) -> Format:
         if not clash:
             return "preference"
         raise RowError("", f"has fields of several formats (chosen or rejected, and {min(clash)})")
+    is_labelled = "label" in has and not isinstance(row["label"], str)
+    if "checker" in has and not has & {"completion", "output"} and not is_labelled:
+        return "prompts"
     if len(found) > 1:
         raise RowError("", f"has fields of several formats ({' and '.join(found)})")
     if found:
-        return "unpaired" if "label" in has and not isinstance(row["label"], str) else found[0]
+        return "unpaired" if is_labelled else found[0]
     known = "; ".join(f"{name}: {', '.join(REQUIRED[name])}" for name in FORMATS)
     raise RowError("", f"has fields of no known format ({known})")
 
@@ -105,15 +119,18 @@ def extra_columns(row: dict[str, Any], row_format: Format) -> list[str]:
 
 
 def normalise(row: dict[str, Any], row_format: Format) -> AnyExample:
-    """The row in its common form, checked: a conversation, a pair or a labelled answer.
+    """The row in its common form, checked: a conversation, a pair, a labelled answer or a prompt.
 
     Raises:
-        RowError: a field is missing, empty or of a wrong type; no assistant turn; an unknown role; bad tools.
+        RowError: a field is missing, empty or of a wrong type; no assistant turn; an unknown role; bad tools; a checker
+            that is not known, or that its target does not fit.
     """
     if row_format == "preference":
         return read_pair(row)
     if row_format == "unpaired":
         return read_labelled(row)
+    if row_format == "prompts":
+        return read_prompt(row)
     return read_conversation(row, row_format)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from posttrain.engine.attention import Segments
-from posttrain.engine.data.encoded import AnyRow, Branch, Group, Row
+from posttrain.engine.data.encoded import AnyRow, Branch, Group, PromptRow, Row
 from posttrain.engine.errors import MaskedLabelsError
 
 Integers = np.ndarray[tuple[int], np.dtype[np.int32 | np.int64]]
@@ -71,6 +71,7 @@ def collate(rows: Sequence[AnyRow], device: torch.device | str = "cpu") -> Batch
     trees: list[tuple[int, list[int]]] = []
     end = 0
     for row in rows:
+        assert not isinstance(row, PromptRow), "a prompt is answered before there is anything to train"
         prefix = row.prefix if isinstance(row, Group) else array("i")
         branches: Sequence[Branch | Row] = row.branches if isinstance(row, Group) else (row,)
         if any(branch.num_targets == 0 for branch in branches):

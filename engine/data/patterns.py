@@ -55,6 +55,19 @@ def matcher_of(pattern: str) -> Any:
         raise UncheckableError(f"the pattern {shown(repr(pattern))} cannot be matched in bounded time") from None
 
 
+def is_found(pattern: str, text: str) -> bool:
+    """Whether the pattern is found in the text.
+
+    Raises:
+        UncheckableError: see `matcher_of`.
+    """
+    try:
+        matcher_of(pattern).validate_python(text)
+    except pydantic.ValidationError:
+        return False
+    return True
+
+
 def size_of(pattern: str) -> int:
     """About how many states a pattern compiles to: a bounded repeat copies what it repeats, once for each time, and
     repeats inside of it multiply.

@@ -31,7 +31,7 @@ def read_pair(row: dict[str, Any]) -> PairExample:
         RowError: something is missing or of a wrong type; the two are equal, share no beginning (implicit prompt), or
             one does not begin and end with an assistant's turn; the margin is no number of at least 0.
     """
-    prompt = _prompt(row)
+    prompt = prompt_of(row)
     chosen, rejected = (_answer(required(row, name), name) for name in ("chosen", "rejected"))
     if prompt is None:
         length = _shared(chosen, rejected)
@@ -63,20 +63,21 @@ def read_labelled(row: dict[str, Any]) -> LabelledExample:
         prompt, completion = _last_turn(read_messages(row["messages"], "messages"), "messages")
         prompt = system_turn(row, prompt, "messages") + prompt
     elif row.get(field) is not None:
-        found = _prompt(row)
+        found = prompt_of(row)
         if found is None:
             raise RowError("prompt", "is missing")
         prompt, completion = found, _answer(row[field], field)
         _check_answer(completion, field)
     elif row.get("conversations") is not None:
-        found = _prompt(row) or []
+        found = prompt_of(row) or []
         prompt, completion = _last_turn(found, "conversations")
     else:
         raise RowError("completion", "is missing")
     return LabelledExample(prompt, completion, label, read_tools(row.get("tools")))
 
 
-def _prompt(row: dict[str, Any]) -> list[Message] | None:
+def prompt_of(row: dict[str, Any]) -> list[Message] | None:
+    """The prompt that a row gives by itself, or None."""
     given = [name for name in PROMPT_FIELDS if row.get(name) is not None]
     if not given:
         return None

@@ -42,8 +42,9 @@ class Statistics:
         return self.num_overlong / self.num_rows if self.num_rows else 0.0
 
     def __str__(self) -> str:
+        trained = f"{self.trained_share:.1%} of them trained" if self.num_trained else "prompts to be answered"
         text = (
-            f"{self.num_rows:,} rows, {self.num_tokens:,} tokens, {self.trained_share:.1%} of them trained; "
+            f"{self.num_rows:,} rows, {self.num_tokens:,} tokens, {trained}; "
             f"lengths: mean {self.mean:.0f}, half up to {self.p50:,}, 95% up to {self.p95:,}, longest {self.longest:,}"
         )
         if not self.num_overlong:

@@ -106,6 +106,13 @@ def _cell(name: str, cell: str) -> Any:
         if cell.lstrip().startswith(("[{'", "{'")):
             raise RowError("", "is a list as Python prints it, not JSON: write the column by json.dumps")
         return parse_json(cell, name)
+    if name == "target" and begins == "{":
+        if cell.lstrip().startswith("{'"):
+            raise RowError("", "is an object as Python prints it, not JSON: write the column by json.dumps")
+        try:
+            return parse_json(cell, "")
+        except RowError:
+            return cell  # an answer may well begin with a brace
     if name in _TEXT_OR_MESSAGES and begins in ("[", "{"):
         return _messages_or_text(cell)
     if name == "label" and cell.lower() in ("true", "false"):

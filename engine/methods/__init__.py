@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from posttrain.engine.methods.base import Method, Metrics, Models, Window
+from posttrain.engine.methods.base import Method, Metrics, Models, OnPolicyMethod, Window
 from posttrain.engine.methods.dpo import DpoMethod
+from posttrain.engine.methods.grpo import GrpoMethod
 from posttrain.engine.methods.ift import IftMethod
 from posttrain.engine.methods.kto import KtoMethod
 from posttrain.engine.methods.reward import RewardMethod
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Any]] = {
     "dpo": DpoMethod,
     "dpo/kto": KtoMethod,
     "reward": RewardMethod,
+    "grpo": GrpoMethod,
 }
 
 
@@ -28,4 +30,4 @@ def method_of(spec: TrainSpec) -> Method:
     return method
 
 
-__all__ = ["METHODS", "Method", "Metrics", "Models", "SftMethod", "Window", "method_of"]
+__all__ = ["METHODS", "Method", "Metrics", "Models", "OnPolicyMethod", "SftMethod", "Window", "method_of"]

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encode import Encoder
-from posttrain.engine.data.encoded import AnyRow
+from posttrain.engine.data.encoded import AnyRow, PromptRow
 from posttrain.engine.data.examples import AnyExample
 from posttrain.engine.data.packing import Batch
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.events import Note
+from posttrain.engine.experience import Rollout
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import TrainSpec
 
@@ -41,15 +42,21 @@ class Window:
 
 @dataclass
 class Models:
-    """The models of a technique; `policy` is the one that is trained, `peft` what holds its adapter, if it has one."""
+    """The models of a technique; `policy` is the one that is trained, `peft` what holds its adapter, if it has one,
+    `frozen` the policy as it was before training, where a method without an adapter asks for it in every step."""
 
     policy: LanguageModel
     peft: Any = None
+    frozen: LanguageModel | None = None
 
     @contextmanager
     def reference(self) -> Iterator[LanguageModel]:
-        """The policy as it was before training, without gradients: its adapter switched off. With no adapter the
-        caller asks before training begins."""
+        """The policy as it was before training, without gradients: its adapter switched off, or the frozen copy. With
+        neither the caller asks before training begins."""
+        if self.frozen is not None:
+            with torch.no_grad():
+                yield self.frozen
+            return
         was_training = self.policy.module.training
         self.policy.module.eval()
         try:
@@ -99,6 +106,19 @@ class Method(Protocol):
         """Called once with the untrained models, on resuming too; `tell(done, total)` shows progress."""
         ...
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether `Models.reference` is asked during training, so that full fine-tuning needs a frozen copy."""
+        ...
+
+    def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+        """Which of a step's rows are computed, in which pieces. What is left out adds exactly nothing to the loss."""
+        ...
+
+    def notes(self) -> list[Note]:
+        """What is to be said since the last call."""
+        ...
+
     def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch: ...
 
     def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> Window:
@@ -116,3 +136,28 @@ class Method(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class OnPolicyMethod(Method, Protocol):
+    """A technique that learns from what its own policy writes."""
+
+    def rollout(
+        self, prompts: Sequence[PromptRow], models: Models, number: tuple[int, int], should_stop: Callable[[], bool]
+    ) -> Rollout:
+        """Lets the policy answer, and judges the answers; a group of experience for each prompt, in their order. A
+        function of the weights, the seed and `number`: that of the rollout, and how often prompts were drawn again for
+        it.
+
+        Raises:
+            RewardError: too many answers could not be judged. CancelledError: `should_stop` said so.
+        """
+        ...
+
+    def evaluate(self, prompts: Sequence[PromptRow], models: Models, should_stop: Callable[[], bool]) -> Metrics | None:
+        """Held-out loss, lower being better, and other numbers, under the names of a `HeldOutMetrics`; None if
+        `should_stop` said so."""
+        ...
+
+    def close(self) -> None:
+        """Ends the processes that it has started; a later rollout would start them again."""
+        ...

@@ -82,6 +82,16 @@ class ChatMethod(Generic[Spec]):
     def prepare(self, sources: Sequence[Sequence[AnyRow]], models: Models, tell: Told) -> None:
         """Nothing to prepare."""
 
+    @property
+    def keeps_reference(self) -> bool:
+        return False
+
+    def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+        return rows
+
+    def notes(self) -> list[Note]:
+        return []
+
     def collate(self, rows: Sequence[AnyRow], device: torch.device) -> Batch:
         return collate(rows, device)
 

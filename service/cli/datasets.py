@@ -57,8 +57,9 @@ def add(
     """Upload rows as the next version of a dataset.
 
     FILE is JSONL, JSON (a list of rows), CSV, TSV or Parquet, a folder of such files, or ORG/NAME on the Hugging Face
-    hub. Rows are messages, prompt/completion, Alpaca, ShareGPT, preference or labelled ones. Every row is checked, and
-    the version is sealed: it never changes after that. If a row is wrong, nothing is sealed, unless it may be skipped.
+    hub. Rows are messages, prompt/completion, Alpaca, ShareGPT, preference, labelled ones or prompts. Every row is
+    checked, and the version is sealed: it never changes after that. If a row is wrong, nothing is sealed, unless it may
+    be skipped.
     """
     from posttrain.engine.data.sources import HUB_NAME, KINDS, HubSource, prepared, shown_name
     from posttrain.service.cli.progress import open_progress

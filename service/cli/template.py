@@ -46,6 +46,8 @@ def _option(model: type[BaseModel], name: str, given: BaseModel | None = None) -
     """An option's comment and its lines of YAML, with the value that `given` has, or else the option's default."""
     field = model.model_fields[name]
     members = alternatives(field)
+    if members and _is_list(field):
+        return _choices(name, field, members)
     if members:
         return _choice(name, field, members)
     nested = _nested(field)
@@ -87,6 +89,21 @@ def _choice(name: str, field: FieldInfo, members: dict[str, type[BaseModel]]) ->
     return lines
 
 
+def _choices(name: str, field: FieldInfo, members: dict[str, type[BaseModel]]) -> list[str]:
+    """A list of tagged choices: the default items, the other members beside them as comments."""
+    chosen = field.get_default(call_default_factory=True)
+    lines = [*_comment(field, f"a list, each one of: {', '.join(members)}"), f"{name}:"]
+    for item in chosen:
+        lines += _item(item.type, _fields(members[item.type], item))
+    for tag in [tag for tag in members if tag not in {item.type for item in chosen}]:
+        lines += [f"# {line}".rstrip() for line in _item(tag, _fields(members[tag]))]
+    return lines
+
+
+def _item(tag: str, options: list[str]) -> list[str]:
+    return _indent([f"type: {tag}", *options], first="  - ", rest="    ")
+
+
 def _fields(model: type[BaseModel], given: BaseModel | None = None) -> list[str]:
     return [line for name in model.model_fields if name != "type" for line in _option(model, name, given)]
 
@@ -126,10 +143,14 @@ def _nested(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def alternatives(field: FieldInfo) -> dict[str, type[BaseModel]]:
-    """Tag -> options, of a tagged choice; empty for anything else."""
-    if field.discriminator is None and not any(getattr(item, "discriminator", None) for item in field.metadata):
+    """Tag -> options, of a tagged choice or a list of them; empty for anything else."""
+    annotation: Any = field.annotation
+    marks: list[Any] = [field, *field.metadata]
+    if _is_list(field):
+        annotation, *marks = get_args(get_args(annotation)[0]) or (None,)
+    if not any(getattr(item, "discriminator", None) for item in marks):
         return {}
-    return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(field.annotation)}
+    return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(annotation)}
 
 
 def _scalar(value: object) -> str:

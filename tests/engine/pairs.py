@@ -1,4 +1,4 @@
-"""Random preference pairs as groups of tokens, and what a model's own padded forward makes of them."""
+"""Random preference pairs and rollouts as groups of tokens, and what a model's own padded forward makes of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from torch import Tensor
 
 from posttrain.engine import attention
 from posttrain.engine.data.encoded import Branch, Group
+from posttrain.engine.experience import Experience, Trained
 from posttrain.engine.models import LanguageModel
+from posttrain.engine.policy_losses import group_advantages
 from posttrain.engine.spec import parse_spec
+
+G = 4  # completions of a prompt
 
 
 def make_groups(seed: int = 0, num_branches: int = 2, vocabulary: int = 320) -> list[Group]:
@@ -29,6 +33,26 @@ def make_groups(seed: int = 0, num_branches: int = 2, vocabulary: int = 320) -> 
         prefix = array("i", [rng.randrange(vocabulary) for _ in range(shared)])
         groups.append(
             Group(prefix, tuple(branches), "pairs@1", number, margin=0.25 * number, is_desirable=number % 2 == 0)
+        )
+    return groups
+
+
+def make_experience(seed: int = 0) -> list[Experience]:
+    """Groups of G completions, all of whose tokens are trained; `old` is set by `with_old`."""
+    rng = random.Random(seed)
+    groups = []
+    for group in make_groups(seed, num_branches=G):
+        branches = tuple(Branch(branch.ids, b"\1" * len(branch)) for branch in group.branches)
+        advantages = group_advantages([rng.random() for _ in branches], "standardised")
+        trained = tuple(
+            Trained(*(array("d", [value] * len(branch)) for value in (0.0, advantage)))
+            for branch, advantage in zip(branches, advantages, strict=True)
+        )
+        num_tokens = sum(map(len, branches))
+        groups.append(
+            Experience(
+                group.prefix, branches, "p@1", group.number, trained=trained, num_completions=G, num_tokens=num_tokens
+            )
         )
     return groups
 

@@ -69,6 +69,14 @@ GOOD: dict[Format, st.SearchStrategy[dict[str, Any]]] = {
         st.lists(message("user"), min_size=1, max_size=1), message("assistant"), message("assistant"),
     ).filter(lambda row: row["chosen"] != row["rejected"]),
     "unpaired": fields({"prompt": TEXT, "completion": TEXT, "label": st.booleans()}),
+    "prompts": st.builds(
+        lambda prompt, answer: {
+            "prompt": prompt, "checker": "exact", "target": {"answer": answer}, "reference": answer,
+        },
+        TEXT, TEXT,
+    ) | fields({"messages": st.lists(message("user"), min_size=1, max_size=1), "checker": st.just("mentions")}).map(
+        lambda row: row | {"target": {"all": ["x"]}}
+    ),
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),

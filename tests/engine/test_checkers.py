@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -10,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.engine.checkers import CHECKERS, judge
+from posttrain.engine.checkers import CHECKERS, FIELDS, judge
 from posttrain.engine.checkers.constraints import KINDS
 from posttrain.engine.checkers.refusal import is_refusal
+from posttrain.engine.data.patterns import UncheckableError
 
 CALL = {"name": "get_weather", "arguments": {"city": "Zarvik", "days": 3}}
 TARGETS: dict[str, dict[str, Any]] = {
+    "exact": {"answer": "17"},
+    "regex": {"pattern": r"(?m)^The \w+ is 17\.$"},
     "constraints": {"constraints": [{"kind": "start_word", "word": "river"}, {"kind": "include", "phrase": "door"}]},
     "final_answer": {"answer": "17"},
     "helps": {"all": ["kill 4312"]},
@@ -172,6 +176,42 @@ def test_help_must_hold_the_verified_phrase() -> None:
     assert not judge("helps", "Kill process 4312.", TARGETS["helps"]).ok
     assert not judge("helps", "I can't help with that: kill 4312.", TARGETS["helps"]).ok
     assert not judge("helps", "kill 4312 " * 40, TARGETS["helps"]).ok
+
+
+def test_exact_and_regex() -> None:
+    assert judge("exact", " 17\n", {"answer": "17"}).ok
+    assert judge("exact", "17", {"answer": 17}).ok
+    assert not judge("exact", "17.", {"answer": "17"}).ok
+    assert judge("regex", "So:\nThe sum is 17.", TARGETS["regex"]).ok
+    assert not judge("regex", "The sum is 18.", TARGETS["regex"]).ok
+    assert not judge("regex", "a" * 3900, {"pattern": "^(a*)*b$"}).ok  # in linear time
+    with pytest.raises(UncheckableError, match="bounded time"):
+        judge("regex", "x", {"pattern": r"(x)\1"})
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_the_fields_that_a_target_needs_are_declared(checker: str) -> None:
+    """With all of them an answer is judged; without any one of them some answer raises KeyError."""
+    assert set(FIELDS) == set(CHECKERS)
+    target = TARGETS[checker]
+    assert set(FIELDS[checker]) <= set(target)
+    only = {name: target[name] for name in FIELDS[checker]}
+    for answer in (
+        "17",
+        "Answer: 17",
+        "Run kill 4312.",
+        json.dumps(CALL),
+        f"<tool_call>{json.dumps(CALL)}</tool_call>",
+    ):
+        judge(checker, answer, only)
+    for name in FIELDS[checker]:
+        lacking = {key: value for key, value in only.items() if key != name}
+        with pytest.raises(KeyError):
+            judge(
+                checker,
+                f"<tool_call>{json.dumps(CALL)}</tool_call>" if checker == "tool_call" else "Answer: 17",
+                lacking,
+            )
 
 
 def test_mention_is_of_whole_words_and_of_no_other_value() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain.engine import loop as loop_module
+from posttrain.engine import feed as feed_module
 from posttrain.engine.averaging import Average
 from posttrain.engine.checkpoint import find_checkpoints
 from posttrain.engine.data.encode import Encoder
@@ -194,7 +194,7 @@ def test_best_steps_and_patience(losses: list[float], options: dict[str, Any], b
 
 def rigged(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
     """Held-out losses by step, so that a test knows which is best; what is not named stays what it is."""
-    plain, trainer = loop_module.measure, list[Trainer]()
+    plain, trainer = feed_module.measure, list[Trainer]()
     run = Trainer.run
 
     def remembered(self: Trainer) -> Any:
@@ -207,7 +207,7 @@ def rigged(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
         return values if values is None else {**values, "held_out_loss": losses.get(step, values["held_out_loss"])}
 
     monkeypatch.setattr(Trainer, "run", remembered)
-    monkeypatch.setattr(loop_module, "measure", measure)
+    monkeypatch.setattr(feed_module, "measure", measure)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -235,7 +235,7 @@ def test_the_best_weights_become_the_output(tmp_path: Path, monkeypatch: pytest.
     """Rigged so that step 2 is best; the saved model has the loss that it had then."""
     task = make_task(tmp_path, "sft", optimizer={"learning_rate": 3e-2}, averaging={"type": averaging})
     task = with_data(task, tmp_path / "held", save="best")
-    plain = loop_module.measure
+    plain = feed_module.measure
     true: list[float] = []
 
     def measure(*arguments: Any) -> Any:
@@ -243,7 +243,7 @@ def test_the_best_weights_become_the_output(tmp_path: Path, monkeypatch: pytest.
         true.append(values["held_out_loss"])
         return {**values, "held_out_loss": {1: 1.0}.get(len(true), 2.0)}
 
-    monkeypatch.setattr(loop_module, "measure", measure)
+    monkeypatch.setattr(feed_module, "measure", measure)
     record = succeeded(task, tmp_path / "a1")
     assert (record.summary["saved_step"], record.summary["held_out_loss"]) == (2, 1.0)
     assert record.summary["steps"] == 6
@@ -384,7 +384,7 @@ def test_an_evaluation_that_a_stop_cut_short_is_made_up_for(
     rigged(monkeypatch, {2: 9.0, 4: 1.0, 6: 2.0})
     task = make_task(tmp_path, "sft", held_out={**SHARE, "save": "best"})
     assert succeeded(task, tmp_path / "whole").summary["saved_step"] == 4
-    plain = loop_module.measure
+    plain = feed_module.measure
 
     def measure(*arguments: Any) -> Any:
         if len(losses_of(tmp_path / "a1")) == stop_at:
@@ -392,7 +392,7 @@ def test_an_evaluation_that_a_stop_cut_short_is_made_up_for(
         return plain(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "measure", measure)
+        patch.setattr(feed_module, "measure", measure)
         record = run_training(task, tmp_path / "a1")
     assert (record.status, record.message) == ("cancelled", f"stopped after step {stop_at} of 6")
     assert max(evaluations(tmp_path / "a1")) == stop_at - 2

@@ -48,6 +48,13 @@ def test_rows_of_each_kind_by_hand(
     assert (found.num_rows, found.longest) == (2, size(HEAD) + max(answers))
 
 
+def test_prompts_that_are_answered_later(tmp_path: Path) -> None:
+    rows = [{"prompt": "the fox", "checker": "exact", "target": "dog"}] * 2
+    found, num_characters = measure(make_task(tmp_path, "grpo", rows=rows))
+    assert (num_characters, found.num_trained, found.num_tokens) == (2 * 7, 0, 2 * size(HEAD))
+    assert found.longest == size(HEAD) + 1, "with room for a token of an answer"
+
+
 def test_a_measuring_process_answers_with_numbers_or_with_the_reason(tmp_path: Path) -> None:
     task = make_task(tmp_path)
     found, num_characters = measure(task)

@@ -73,6 +73,30 @@ def test_the_base_inside_the_package_by_hand() -> None:
     assert plan.LOGITS_AT_A_TIME == losses.CHUNK_ELEMENTS
 
 
+def test_a_rollout_and_a_frozen_reference_by_hand() -> None:
+    """16 completions at a time of at most 100 + 50 tokens; the pass of an update holds 3 x (100 + 8 x 50) tokens."""
+    shapes = read_shapes(BASE_DIR)
+    plain: dict[str, Any] = {
+        "kind": "grpo",
+        "base": "b@1",
+        "output": "o",
+        "data": [{"dataset": "d@1"}],
+        "dtype": "float32",
+        "batch": {"num_rows": 3, "micro_tokens": 9000, "max_tokens": 400},
+        "rollout": {"max_new_tokens": 50, "batch_rows": 16},
+    }
+    found = memory_plan(parse_spec(plain), shapes, longest=100).parts  # type: ignore[arg-type]
+    assert found["rollout"] == 4 * 2 * 6 * 192 * 150 * 16 + 48 * 16 * 2048
+    assert found["reference"] == 0
+    assert found["activations"] == 4 * 3 * (100 + 8 * 50) * 6 * 4160
+    assert found["head"] == 12 * 1500 * 2048
+    with_kl = memory_plan(parse_spec({**plain, "beta": 0.1}), shapes).parts  # type: ignore[arg-type]
+    assert with_kl["reference"] == 4 * shapes.num_parameters
+    assert with_kl["rollout"] == 4 * 2 * 6 * 192 * 400 * 16 + 48 * 16 * 2048  # prompts as long as the spec allows
+    lora = memory_plan(parse_spec({**plain, "beta": 0.1, "adapter": {"type": "lora"}}), shapes).parts  # type: ignore[arg-type]
+    assert lora["reference"] == 0
+
+
 @pytest.mark.parametrize("adapter", [None, LoraAdapter(rank=8), LoraAdapter(rank=4, dropout=0.1)])
 def test_what_autograd_keeps(adapter: LoraAdapter | None, tmp_path: Path) -> None:
     """Bytes of all tensors that a pass saves, counted by hooks, each storage once."""

@@ -12,9 +12,9 @@ import torch
 
 from posttrain.engine import attention, rollout
 from posttrain.engine.errors import CancelledError, DataError, NonFiniteError, SpecError
-from posttrain.engine.kv_cache import KvCache
+from posttrain.engine.kv_cache import KvCache, Prefill
 from posttrain.engine.models import LanguageModel
-from posttrain.engine.rollout import Completion, GenerationSettings, generate, sample, score
+from posttrain.engine.rollout import Completion, GenerationSettings, generate, generate_groups, sample, score
 from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
 
 STOP = 7
@@ -154,15 +154,120 @@ def test_answers_leave_the_stop_token_out() -> None:
 
 
 def test_sampling_follows_the_distribution() -> None:
-    """By hand: .5, .3, .2; the nucleus of .7 is the first two, with .625 and .375."""
+    """By hand: .3, .5, .2 in the vocabulary's order; the nucleus of .7 is the first two of .5, .3, .2, with .625 and
+    .375."""
     logits = torch.log(torch.tensor([[0.3, 0.5, 0.2]])).repeat(8, 1)
-    draws = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999, 0.3, 0.6], dtype=torch.float64)
-    assert sample(logits, draws, 1.0, 1.0).tolist() == [1, 1, 0, 0, 2, 2, 1, 0]
+    draws = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 0.999, 0.29, 0.6], dtype=torch.float64)
+    assert sample(logits, draws, 1.0, 1.0).tolist() == [0, 1, 1, 1, 2, 2, 0, 1]
+    ruled_out = torch.cat([torch.full((8, 1), -math.inf), logits, torch.full((8, 1), -math.inf)], dim=1)
+    ends = torch.tensor([0.0, 1 - 2**-53] * 4, dtype=torch.float64)
+    assert sample(ruled_out, ends, 1.0, 1.0).tolist() == [1, 3] * 4
     assert sample(logits, draws, 1.0, 0.7).tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
     assert sample(logits, draws, 1e-4, 1.0).tolist() == [1] * 8
     many = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     counts = Counter(sample(logits[:1].repeat(4000, 1), many, 1.0, 1.0).tolist())
     assert counts[1] / 4000 == pytest.approx(0.5, abs=0.03)
+
+
+def test_tokens_are_ruled_out_in_order() -> None:
+    """By hand: .5, .3, .15, .05. The two most likely are .625 and .375; within these the nucleus of .6 is the first
+    alone, where of all four it would be two; min_p .5 keeps what has half of .5."""
+    logits = torch.log(torch.tensor([[0.3, 0.5, 0.05, 0.15]])).repeat(5, 1)
+    draws = torch.tensor([0.0, 0.62, 0.63, 0.9, 0.999], dtype=torch.float64)
+    assert sample(logits, draws, 1.0, 1.0, top_k=2).tolist() == [1, 1, 0, 0, 0]
+    assert sample(logits, draws, 1.0, 0.6, top_k=2).tolist() == [1] * 5
+    assert sample(logits, draws, 1.0, 0.6).tolist() == [1, 1, 0, 0, 0]
+    assert sample(logits, draws, 1.0, 1.0, min_p=0.5).tolist() == [1, 1, 0, 0, 0]
+    assert sample(logits, draws, 1.0, 1.0, min_p=0.25).tolist() == [1, 0, 0, 3, 3]
+    assert sample(logits, draws, 1.0, 1.0, top_k=9).tolist() == [1, 0, 0, 3, 2]
+    assert sample(logits, draws, 1.0, 1.0).tolist() == [0, 1, 1, 3, 3]
+    assert sample(logits, draws, 1.0, 1.0, top_k=1).tolist() == [1] * 5
+
+
+# -- groups -----------------------------------------------------------------------------------------------------------
+
+
+def streams_of(num_prompts: int, num: int) -> list[list[int]]:
+    return [[1000 * prompt + index for index in range(num)] for prompt in range(num_prompts)]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gptoss"])
+def test_a_completion_depends_on_its_prompt_and_its_stream_alone(name: str) -> None:
+    """Whatever is generated beside it, in which order, and with which of them it shares the prompt's computation."""
+    model, prompts = tiny_model(name), make_prompts(5)
+    settings = GenerationSettings(max_new_tokens=8, temperature=1.0, stop_token_ids=(STOP, 11, 13))
+    streams = streams_of(5, 4)
+    found = generate_groups(model, prompts, settings, streams, batch_rows=20)
+    assert len({completion.token_ids for completion in found[0]}) > 1, "a group needs variety"
+    for rows in (3, 7):
+        others = generate_groups(model, prompts, settings, streams, batch_rows=rows)
+        assert [[c.token_ids for c in group] for group in others] == [[c.token_ids for c in group] for group in found]
+    turned = generate_groups(model, prompts[::-1], settings, [group[::-1] for group in streams[::-1]])
+    assert [[c.token_ids for c in group[::-1]] for group in turned[::-1]] == [
+        [c.token_ids for c in group] for group in found
+    ]
+    for prompt, group, own in zip(prompts, found, streams, strict=True):
+        for completion, stream in zip(group, own, strict=True):
+            ((alone,),) = generate_groups(model, [prompt], settings, [[stream]])
+            assert alone.token_ids == completion.token_ids
+            assert alone.logps == pytest.approx(completion.logps, abs=1e-4)
+
+
+def test_a_prompt_is_computed_once_for_the_completions_that_start_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[list[int]] = []
+    original = Prefill.of
+
+    def of(cache: KvCache, given: list[int], copies: Any = ()) -> Prefill:
+        lengths.append(list(given))
+        return original(cache, given, copies)
+
+    monkeypatch.setattr(Prefill, "of", of)
+    model, prompts = tiny_model("llama"), [[1] * 9, [2] * 12]
+    settings = GenerationSettings(max_new_tokens=3, temperature=1.0)
+    generate_groups(model, prompts, settings, streams_of(2, 8), batch_rows=16)
+    assert lengths == [[12, 9]]
+    lengths.clear()
+    generate_groups(model, prompts, settings, streams_of(2, 8), batch_rows=6)  # 6 of the first; its last 2 and 4; 4
+    assert lengths == [[12], [12, 9], [9]]
+
+
+def test_a_copy_in_a_wrong_slot_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny_model("llama"), make_prompts(3)
+    settings = GenerationSettings(max_new_tokens=6, temperature=1.0)
+    right = generate_groups(model, prompts, settings, streams_of(3, 3))
+    original = Prefill.of
+
+    def of(cache: KvCache, lengths: list[int], copies: Any = ()) -> Prefill:
+        made = original(cache, lengths, copies)
+        return Prefill(made.cache, made.segments, (*copies[:-1], copies[-1] - 1))
+
+    monkeypatch.setattr(Prefill, "of", of)
+    assert generate_groups(model, prompts, settings, streams_of(3, 3)) != right
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tempered_log_probabilities_are_those_that_were_drawn_from(temperature: float) -> None:
+    model, (prompt, *_) = tiny_model("llama"), make_prompts(1)
+    settings = GenerationSettings(max_new_tokens=5, temperature=temperature)
+    ((completion,),) = generate_groups(model, [prompt], settings, [[3]])
+    model.module.set_attn_implementation("eager")
+    ids = torch.tensor([[*prompt, *completion.token_ids]])
+    logits = model.module(ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    chosen = torch.tensor(completion.token_ids)[:, None]
+    expected = torch.log_softmax(logits / temperature, -1).gather(1, chosen)[:, 0]
+    assert completion.tempered_logps == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+    plain = torch.log_softmax(logits, -1).gather(1, chosen)[:, 0]
+    assert completion.logps == pytest.approx(plain.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_a_limit_below_the_context_ends_a_row_and_refuses_a_prompt() -> None:
+    model = tiny_model("llama")
+    settings = GenerationSettings(max_new_tokens=20, temperature=1.0)
+    ((completion,),) = generate_groups(model, [[1] * 5], settings, [[0]], max_tokens=9)
+    assert (len(completion.token_ids), completion.stop_reason) == (4, "context")
+    with pytest.raises(DataError, match=r"prompt 0 \(9 tokens\)"):
+        generate_groups(model, [[1] * 9], settings, [[0]], max_tokens=9)
+    assert generate_groups(model, [], settings, []) == []
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -199,6 +304,8 @@ def test_logits_of_a_single_row_that_are_not_finite(temperature: float) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens"),
         *(({"temperature": value}, "temperature") for value in (-1, math.nan, math.inf, -math.inf, 1e-310, 9e-4)),
         *(({"top_p": value}, "top_p") for value in (0, 1.1, math.nan, -math.inf)),
+        ({"top_k": -1}, "top_k"),
+        *(({"min_p": value}, "min_p") for value in (-0.1, 1.0, math.nan)),
     ],
 )
 def test_bad_settings_are_refused(bad: dict[str, Any], name: str) -> None:

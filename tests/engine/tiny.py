@@ -193,6 +193,18 @@ def labelled_of(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def prompts_of(count: int) -> list[dict[str, Any]]:
+    """Prompts of various lengths whose answers have to hold a letter: a random model gets some right."""
+    return [
+        {
+            "prompt": row["messages"][0]["content"],
+            "checker": "regex",
+            "target": {"pattern": "[aeiou]" if i % 2 else "e"},
+        }
+        for i, row in enumerate(rows_of(count))
+    ]
+
+
 def save_dataset(path: Path, rows: list[Any], row_format: str = "messages", weight: float = 1.0) -> DatasetInput:
     data = b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows)
     path.write_bytes(data)
@@ -214,8 +226,9 @@ def make_task(
     if base is None:
         base = save_base(tmp_path / "base", is_chat=kind != "ift")
     is_unpaired = spec.get("loss", {}).get("type") == "kto"
-    row_format = "unpaired" if is_unpaired else "preference" if kind in ("dpo", "reward") else "messages"
-    made = {"messages": rows_of, "preference": pairs_of, "unpaired": labelled_of}[row_format](24)
+    row_format = {"dpo": "preference", "reward": "preference", "grpo": "prompts"}.get(kind, "messages")
+    row_format = "unpaired" if is_unpaired else row_format
+    made = {"messages": rows_of, "preference": pairs_of, "unpaired": labelled_of, "prompts": prompts_of}[row_format](24)
     dataset = save_dataset(tmp_path / "data.jsonl", made if rows is None else rows, row_format)
     options = {
         "kind": kind,

@@ -105,3 +105,14 @@ def test_stats_that_are_none(spec: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert "leave out --cuda" in capsys.readouterr().err
     assert run([*common, "--set", "batch.micro_tokns=5"]) == Exit.USAGE
     assert "micro_tokns" in capsys.readouterr().err
+
+
+def test_a_rollouts_memory_is_planned_and_its_time_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "grpo.yaml"
+    path.write_text("kind: grpo\nbase: b@1\noutput: o\ndata: [{dataset: d@1}]\nbatch: {num_rows: 2}\nbeta: 0.1\n")
+    assert run(["plan", str(path), "--model", "builtin:tiny-base", "--memory", "8", "--json"]) == Exit.OK
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert parts["rollout"] > 0
+    assert parts["reference"] == parts["weights"]
+    assert run(["plan", str(path), "--model", "builtin:tiny-base", "--stats", stats_file(tmp_path)]) == Exit.USAGE
+    assert "the time of kind grpo depends on how long the model's own answers get" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -62,9 +62,9 @@ def test_a_good_spec_gets_its_defaults() -> None:
         (("bot", "../bot"), "3: output: '../bot' is not a name: lower-case letters"),
         (
             ("kind: ift", "kind: itf"),
-            "1: kind: say which: kind: ift | sft | tool_use | dpo | reward | evaluate; did you mean 'ift'?",
+            "1: kind: say which: kind: ift | sft | tool_use | dpo | reward | grpo | evaluate; did you mean 'ift'?",
         ),
-        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | tool_use | dpo | reward | evaluate"),
+        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | tool_use | dpo | reward | grpo | evaluate"),
         (("output: bot", "output: bot\noutput: bat"), "4: output: it stands there twice (first in line 3)"),
         (
             ("output: bot", "output: bot\nadapter: {type: lorra}"),
@@ -256,7 +256,10 @@ def test_each_alternative_that_init_shows_can_be_uncommented(kind: str) -> None:
     """A block `# name:` takes the place of the one above it."""
     text = template(kind)
     blocks = re.findall(r"^# (\w+):\n((?:#   .*\n)+)", text, re.M)
-    choices = {name for name, field in KINDS[kind].model_fields.items() if alternatives(field)}
+    fields = KINDS[kind].model_fields
+    choices = {
+        name for name, field in fields.items() if alternatives(field) and get_origin(field.annotation) is not list
+    }
     assert {name for name, _ in blocks} == choices
     assert choices >= ({"template"} if kind == "evaluate" else {"adapter", "duration", "template"})
     for name, block in blocks:
@@ -265,6 +268,19 @@ def test_each_alternative_that_init_shows_can_be_uncommented(kind: str) -> None:
         spec = parse_spec(plain).model_dump(mode="json")
         assert spec[name]["type"] == plain[name]["type"]
         assert spec[name] == plain[name], "each option of it is shown, at its default"
+
+
+def test_a_list_of_alternatives_shows_each_of_them() -> None:
+    """The default as it is; the others can be uncommented in their place, and have all their options at the default."""
+    text = template("grpo")
+    shown = text[text.index("\nrewards:\n") :].partition("\n\n")[0]
+    active = [line for line in shown.splitlines() if not line.startswith("#")]
+    assert yaml.safe_load("\n".join(active)) == {"rewards": [{"type": "checker", "weight": 1.0}]}
+    both = yaml.safe_load("\n".join(line.removeprefix("# ") for line in shown.splitlines()))
+    plain = read_spec(text.encode(), "x.yaml").plain
+    plain["rewards"] = both["rewards"]
+    assert [part["type"] for part in both["rewards"]] == ["checker", "regex", "overlong"]
+    assert parse_spec(plain).model_dump(mode="json")["rewards"] == both["rewards"]
 
 
 def test_init_never_overwrites(
@@ -281,7 +297,7 @@ def test_init_never_overwrites(
     assert capsys.readouterr().out == template("sft")
     assert run(["init", "sft", str(tmp_path / "no" / "such.yaml")]) == 2
     assert run(["init", "ppo"]) == 2
-    assert "not one of ift, sft, tool_use, dpo, reward, evaluate" in capsys.readouterr().err
+    assert "not one of ift, sft, tool_use, dpo, reward, grpo, evaluate" in capsys.readouterr().err
 
 
 def test_there_are_examples() -> None:

@@ -286,3 +286,31 @@ def test_tool_use_reads_conversations_and_wants_a_template(real: Server, chat: s
         submit(real, spec(kind="tool_use", base="tiny@1", data=[{"dataset": pairs}]))
     assert "tool_use reads messages" in said.fields["data[0].dataset"]
     assert "tiny@1 has no chat template" in said.fields["base"]
+
+
+# -- reinforcement learning -------------------------------------------------------------------------------------------
+
+
+def test_grpo_makes_a_new_version_and_keeps_samples(real: Server, chat: str) -> None:
+    rows = [
+        {"prompt": f"What is {i} plus one?", "checker": "regex", "target": {"pattern": "e|[0-9]"}} for i in range(6)
+    ]
+    made = upload(real, "".join(json.dumps(row) + "\n" for row in rows).encode(), "questions")
+    real.datasets.SealDataset(type_of_seal(made.name))
+    with refused() as said:
+        submit(real, spec(kind="sft", base=chat, data=[{"dataset": made.ref}]))
+    assert "has rows of format prompts; sft reads messages" in said.fields["data[0].dataset"]
+    rollout = {"num_completions": 4, "max_new_tokens": 8}
+    rewards = [{"type": "checker"}, {"type": "regex", "pattern": "^ ", "weight": 0.5}]
+    options = {**FEW, "rollout": rollout, "rewards": rewards, "output": "reasoner", "base": chat}
+    job = submit(real, spec(kind="grpo", data=[{"dataset": made.ref}], **options))
+    done = real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    (version,) = versions_of(real, "reasoner")
+    assert (version.role, version.parent, version.form) == ("instruct", chat, "full")
+    values = points(real, done)[1][1]
+    assert values["reward"] == pytest.approx(values["reward_checker"] + 0.5 * values["reward_regex"])
+    assert {"zero_variance_share", "completion_tokens", "entropy"} <= set(values)
+    folder = real.home / "jobs" / job.name.rpartition("/")[2] / "attempts/1"
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text("ascii").splitlines()]
+    assert len(samples) == 3 * 2 * 4
+    assert all("What is" in sample["prompt"] for sample in samples)

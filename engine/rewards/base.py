@@ -1,0 +1,57 @@
+"""What a reward sees and says. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from posttrain.engine.spec import RewardOptions
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion, and what it is judged by: its row's checker and target.
+
+    `num_tokens` counts its tokens, the stop token included; `max_tokens` is the limit that it was generated under.
+    `is_truncated`: it ended without a stop token.
+    """
+
+    text: str
+    num_tokens: int
+    max_tokens: int
+    is_truncated: bool
+    checker: str
+    target: Mapping[str, Any]
+
+
+Reward = Callable[[Answer], float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`parts` by name, those that could be computed; `failure` says in one line why one of them could not, or is
+    empty."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+
+def names_of(options: Sequence[RewardOptions]) -> list[str]:
+    """A name for each part: its type, numbered from the second one of a type on."""
+    seen = Counter[str]()
+    names = []
+    for option in options:
+        kind = str(option.type)  # type: ignore[attr-defined]
+        seen[kind] += 1
+        names.append(kind if seen[kind] == 1 else f"{kind}_{seen[kind]}")
+    return names
+
+
+def total_of(scored: Scored, options: Sequence[RewardOptions]) -> float:
+    """The weighted sum; NaN if a part failed, so that nobody takes it for a number."""
+    if scored.failure:
+        return math.nan
+    return sum(option.weight * scored.parts[name] for option, name in zip(options, names_of(options), strict=True))

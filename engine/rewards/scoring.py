@@ -1,0 +1,75 @@
+"""Scores one answer, and the loop that does it for a `RewardProcess`. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from posttrain.engine.data.patterns import UncheckableError
+from posttrain.engine.errors import SpecError
+from posttrain.engine.rewards.base import Answer, Reward, Scored, names_of
+from posttrain.engine.rewards.verifiable import reward_of
+from posttrain.engine.spec import RewardOptions, RewardPart
+
+MAX_FAILURE = 200  # characters of a failure's reason
+PARTS: TypeAdapter[Any] = TypeAdapter(list[RewardPart])
+
+
+def make(options: Sequence[RewardOptions]) -> list[tuple[str, Reward]]:
+    """The parts by name.
+
+    Raises:
+        SpecError: names the part that cannot be made.
+    """
+    made = []
+    for index, (name, option) in enumerate(zip(names_of(options), options, strict=True)):
+        try:
+            made.append((name, reward_of(option)))
+        except UncheckableError as error:
+            raise SpecError(
+                f"rewards[{index}].pattern: {error}", hint="write it in the syntax of Rust's regex"
+            ) from None
+    return made
+
+
+def score(answer: Answer, parts: Sequence[tuple[str, Reward]]) -> Scored:
+    """All parts; the first that raises or is not finite is the failure."""
+    found: dict[str, float] = {}
+    for name, reward in parts:
+        try:
+            value = float(reward(answer))
+        except Exception as error:  # whatever a reward raises is told with its answer, and counted
+            reason = f"{name}: {type(error).__name__}: {error}"
+            return Scored(found, reason[:MAX_FAILURE])
+        if not math.isfinite(value):
+            return Scored(found, f"{name}: is {value}")
+        found[name] = value
+    return Scored(found)
+
+
+def main() -> None:
+    """First line: the parts and the limit in seconds; then an answer a line, and for each a line with its score."""
+    output = os.dup(1)
+    os.dup2(2, 1)  # what a reward prints is no score
+    lines = sys.stdin.buffer
+    head = json.loads(lines.readline())
+    parts = make(PARTS.validate_python(head["parts"]))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # What asks the trainer's group to stop is for the trainer to answer: a reward that is missing for it would be
+    # another trajectory.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
+    for line in lines:
+        signal.setitimer(signal.ITIMER_REAL, head["timeout_s"])
+        said = json.dumps(asdict(score(Answer(**json.loads(line)), parts))).encode() + b"\n"
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        while said:
+            said = said[os.write(output, said) :]

@@ -1,0 +1,38 @@
+"""Rewards that can be computed from an answer alone. Pure functions; import no torch."""
+
+from __future__ import annotations
+
+from posttrain.engine.checkers import judge
+from posttrain.engine.data.patterns import is_found
+from posttrain.engine.rewards.base import Answer, Reward
+from posttrain.engine.spec import CheckerReward, OverlongReward, RegexReward, RewardOptions
+
+
+def reward_of(options: RewardOptions) -> Reward:
+    """The function of one part.
+
+    Raises:
+        UncheckableError: a pattern that is none, or takes too much.
+    """
+    match options:
+        case CheckerReward():
+            return checked
+        case RegexReward():
+            is_found(options.pattern, "")
+            return lambda answer: float(is_found(options.pattern, answer.text))
+        case OverlongReward():
+            return lambda answer: overlong(answer, options.buffer_tokens)
+    raise TypeError(f"{type(options).__name__} is no part of a reward")
+
+
+def checked(answer: Answer) -> float:
+    """1 if the row's checker judges the answer right, else 0: what the gate's scorers say of it."""
+    return float(judge(answer.checker, answer.text, answer.target).ok)
+
+
+def overlong(answer: Answer, buffer_tokens: int) -> float:
+    """Soft overlong punishment, arXiv:2503.14476 eq. 13: 0 up to `max_tokens - buffer_tokens`, then linearly down to -1
+    at `max_tokens`; -1 without an end, which the paper's lengths beyond the limit are here."""
+    if answer.is_truncated:
+        return -1.0
+    return min(0.0, (answer.max_tokens - buffer_tokens - answer.num_tokens) / buffer_tokens)
