@@ -66,6 +66,10 @@ class MemoryPlan:
     def total_bytes(self) -> int:
         return sum(self.parts.values())
 
+    def fits(self, limit_bytes: int) -> bool:
+        """0 is a limit that nobody knows."""
+        return not limit_bytes or self.total_bytes <= limit_bytes
+
 
 def read_shapes(folder: Path) -> Shapes:
     """From `config.json` and the headers of the safetensors files; no weights are read.
@@ -220,7 +224,7 @@ def check_fits(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> None:
     Raises:
         SpecError: says by how much, what most of it is for, and what to change.
     """
-    if not limit_bytes or plan.total_bytes <= limit_bytes:
+    if plan.fits(limit_bytes):
         return
     largest = max(plan.parts, key=lambda name: plan.parts[name])
     raise SpecError(
@@ -251,7 +255,7 @@ def _ways_out(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> Sequence[s
         changed_adapter = spec.adapter.model_copy(update={"quantization": "nf4"})
         ways.append(("set adapter.quantization to nf4", {"adapter": changed_adapter}))
     for text, update in ways:
-        if plan.replan(spec.model_copy(update=update)).total_bytes <= limit_bytes:
+        if plan.replan(spec.model_copy(update=update)).fits(limit_bytes):
             found.append(text)
     return found or ["take a smaller model, or a machine with more memory"]
 

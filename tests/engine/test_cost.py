@@ -91,6 +91,13 @@ def test_torch_counts_the_same(adapter: LoraAdapter | None, tmp_path: Path) -> N
     assert epoch_flops(spec, shapes, rows) - attended == pytest.approx(counted, rel=0.03)
 
 
+def test_each_shape_is_measured_twice_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, weight: measured.append(tuple(weight.shape)))
+    products_per_s([(64, 32), (64, 32), (32, 64)], 8, seconds=0.0)
+    assert measured == [(32, 64), (32, 64), (64, 32), (64, 32)]
+
+
 def test_the_rate_of_products_is_one_that_a_machine_can_have() -> None:
     rate = products_per_s([(64, 32), (64, 32), (32, 64)], 128, seconds=0.02)
     assert 1e7 < rate < 1e15
