@@ -55,7 +55,6 @@ def plan(
     nothing is said of the time. A job that cannot fit is an error that says what to change.
     """
     from posttrain.engine.base import BASE_DIR
-    from posttrain.engine.cost import epoch_rows
     from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
     from posttrain.engine.spec import EvaluateSpec, GrpoSpec, parse_spec
     from posttrain.service.cli.records import echo_json
@@ -79,13 +78,12 @@ def plan(
         raise click.UsageError(f"--stats is given {len(stats)} times for {len(job.data)} sources in data")
     given = zip(stats, job.data, strict=True) if stats else ()
     sources = [(_rows(file, source.dataset), source.weight) for file, source in given]
-    rows = epoch_rows(sources) if sources else None
     shapes = read_shapes(BASE_DIR if model == "builtin:tiny-base" else Path(model))
-    longest = min(rows.longest, job.batch.max_tokens) if rows else 0
+    longest = min(max((rows.longest for rows, _ in sources), default=0), job.batch.max_tokens)
     found = memory_plan(job, shapes, is_cuda=cuda, longest=longest)
     limit = memory_limit_bytes() if memory is None else round(memory * 1e9)
     # Measured only for a job that fits: the products would be of as many tokens as its passes.
-    time = _time(job, shapes, rows) if rows and found.fits(limit) else {}
+    time = _time(job, shapes, sources, longest) if sources and found.fits(limit) else {}
     if as_json:
         echo_json({"parts": found.parts, "total_bytes": found.total_bytes, "limit_bytes": limit, **time})
     else:
@@ -120,12 +118,12 @@ def _rows(file: BinaryIO, dataset: str) -> Rows:
     return Rows(*found)
 
 
-def _time(job: TrainSpec, shapes: Shapes, rows: Rows) -> dict[str, float]:
+def _time(job: TrainSpec, shapes: Shapes, sources: Sequence[tuple[Rows, float]], longest: int) -> dict[str, float]:
     """Operations of the job, the rate of products alone, measured now, and the seconds that follow."""
     from posttrain.engine.cost import job_flops, seconds_of
     from posttrain.engine.products import products_per_s
 
-    flops = job_flops(job, shapes, rows)
-    a_pass = min(job.batch.micro_tokens, job.batch.num_rows * rows.longest, MEASURED_TOKENS)
+    flops = job_flops(job, shapes, sources)
+    a_pass = min(job.batch.micro_tokens, job.batch.num_rows * longest, MEASURED_TOKENS)
     rate = products_per_s(list(shapes.matrices.values()), a_pass)
     return {"flops": flops, "products_per_s": rate, "seconds": seconds_of(flops, rate)}
