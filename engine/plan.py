@@ -6,7 +6,7 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
   (arXiv:2305.14314) half a byte for a weight, a byte for 64 and 4 bytes for 16,384, and one matrix as it is computed.
 - trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
   of LoRA's r * (inputs + outputs) for each adapted matrix.
-- activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
+- activations: what autograd keeps of one packed pass, of `micro_tokens` or its largest row, see `kept_elements`.
 - on-policy: what a rollout's completions keep in the cache of keys and values, what drawing a token takes, and a frozen
   copy of the weights if a divergence from them is computed without an adapter.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
