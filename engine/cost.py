@@ -6,8 +6,11 @@ attention; norms, activations and the update rule are of a lower order.
 - forward: 2 a weight and token; for the input's gradient the same again; for the weight's gradient the same again
   where it is trained. A reference pass is one forward.
 - attention: scores and values over half a row on average, 2 * length * query width a token and layer forward, and
-  five halves of it backward, which computes the scores again (arXiv:2205.14135).
+  five halves of it backward, which computes the scores again (arXiv:2205.14135). All rows of a source count as long as
+  their mean: the cost grows with the square of the length, so of rows of various lengths the true one is higher.
 - gradient checkpointing: one forward of the layers more.
+- kto measures each row's prompt with another row's answer, without gradients, in every step. Those answers are taken to
+  be as long as the row's own.
 
 Checked against torch's own count of a step in tests/engine/test_cost.py.
 """
@@ -15,10 +18,10 @@ Checked against torch's own count of a step in tests/engine/test_cost.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from posttrain.engine.plan import Shapes, lora_parameters
-from posttrain.engine.spec import DpoSpec, LoraAdapter, RewardSpec, StepsDuration, TrainSpec
+from posttrain.engine.spec import DpoSpec, KtoLoss, LoraAdapter, RewardSpec, StepsDuration, TrainSpec
 
 # Of the rate of products alone, what whole steps reach on a CPU: 0.42 to 0.53 on a model of 3M parameters, 0.65 to 0.74
 # on one of 135M (docs/benchmarks.md).
@@ -40,16 +43,6 @@ class Rows:
         return self.num_tokens / self.num_rows
 
 
-def epoch_rows(sources: Sequence[tuple[Rows, float]]) -> Rows:
-    """One epoch of a mix: (rows, weight) of each source."""
-    return Rows(
-        sum(rows.num_rows * weight for rows, weight in sources),
-        sum(rows.num_tokens * weight for rows, weight in sources),
-        sum(rows.num_trained * weight for rows, weight in sources),
-        max(rows.longest for rows, _ in sources),
-    )
-
-
 def epochs_of(spec: TrainSpec, num_rows: float) -> float:
     """How often a job goes through so many rows."""
     if isinstance(spec.duration, StepsDuration):
@@ -57,15 +50,22 @@ def epochs_of(spec: TrainSpec, num_rows: float) -> float:
     return float(spec.duration.num_epochs)
 
 
-def job_flops(spec: TrainSpec, shapes: Shapes, rows: Rows) -> float:
-    """Operations of the whole job on these rows. Rows that are longer than `batch.max_tokens` count as they are."""
-    trained = epochs_of(spec, rows.num_rows) * epoch_flops(spec, shapes, rows)
-    once = forward_flops(spec, shapes, rows) if _reference(spec) == "cached" else 0.0
-    return trained + once
+def job_flops(spec: TrainSpec, shapes: Shapes, sources: Sequence[tuple[Rows, float]]) -> float:
+    """Operations of the whole job on the rows of these sources, each with its weight. Rows that are longer than
+    `batch.max_tokens` count as they are.
+
+    A cached reference is computed once for each row, whatever the weight.
+    """
+    epoch = sum(weight * epoch_flops(spec, shapes, rows) for rows, weight in sources)
+    trained = epochs_of(spec, sum(weight * rows.num_rows for rows, weight in sources)) * epoch
+    if _reference(spec) != "cached":
+        return trained
+    return trained + sum(forward_flops(spec, shapes, _prepared(spec, rows)) for rows, _ in sources)
 
 
 def epoch_flops(spec: TrainSpec, shapes: Shapes, rows: Rows) -> float:
-    """Operations of one pass over the rows with gradients, and of the reference's where it is computed each time."""
+    """Operations of one pass over the rows with gradients, and of those without that each step needs: the reference's
+    where it is not cached, and kto's of the other answers."""
     lora = spec.adapter if isinstance(spec.adapter, LoraAdapter) else None
     layers, attention, head = _forward(spec, shapes, rows)
     adapters = 2.0 * lora_parameters(lora, shapes) * rows.num_tokens if lora else 0.0
@@ -73,8 +73,11 @@ def epoch_flops(spec: TrainSpec, shapes: Shapes, rows: Rows) -> float:
     flops = products * (layers + head) + 3 * adapters + 3.5 * attention
     if spec.memory.gradient_checkpointing:
         flops += layers + adapters + attention
+    forward = layers + attention + head
+    if _is_kto(spec):
+        flops += forward + adapters
     if _reference(spec) == "adapter_off":
-        flops += layers + attention + head
+        flops += (2 if _is_kto(spec) else 1) * forward
     return flops
 
 
@@ -89,6 +92,17 @@ def _forward(spec: TrainSpec, shapes: Shapes, rows: Rows) -> tuple[float, float,
     attention = 2.0 * rows.mean * shapes.query_width * shapes.num_layers * rows.num_tokens
     head = 0.0 if isinstance(spec, RewardSpec) else 2.0 * shapes.vocabulary * shapes.width * rows.num_trained
     return 2.0 * weights * rows.num_tokens, attention, head
+
+
+def _is_kto(spec: TrainSpec) -> bool:
+    return isinstance(spec, DpoSpec) and isinstance(spec.loss, KtoLoss)
+
+
+def _prepared(spec: TrainSpec, rows: Rows) -> Rows:
+    """What a cached reference is computed on: with kto each row has another's answer as a second branch."""
+    if not _is_kto(spec):
+        return rows
+    return replace(rows, num_tokens=rows.num_tokens + rows.num_trained, num_trained=2 * rows.num_trained)
 
 
 def _reference(spec: TrainSpec) -> str:

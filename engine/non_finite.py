@@ -25,8 +25,8 @@ def non_finite(
 ) -> NonFiniteError:
     """The error for a step (1-based) that came out as `value`.
 
-    Tries each row alone: its loss, and with an optimiser its gradient. Names those that are not finite alone, or else
-    all rows. Gradients are lost.
+    Tries each row alone, at most MAX_TRIED of them: its loss, and with an optimiser its gradient. Names those that are
+    not finite alone, or else all rows. Gradients are lost.
     """
     message = f"{what} is {value} at step {step}; rows of the batch: {_names(rows)}"
     guilty: list[AnyRow] = []
@@ -38,6 +38,8 @@ def non_finite(
         return NonFiniteError(f"{message} (a row alone cannot be tried: {error})")
     if 0 < len(guilty) < len(rows):
         message += f"; not finite alone: {_names(guilty)}"
+    if len(rows) > MAX_TRIED:
+        message += f" (of {len(rows)} rows the first {MAX_TRIED} were tried alone)"
     return NonFiniteError(message)
 
 

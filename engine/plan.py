@@ -6,7 +6,7 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
   (arXiv:2305.14314) half a byte for a weight, a byte for 64 and 4 bytes for 16,384, and one matrix as it is computed.
 - trained: float32 masters (in bfloat16 only), gradients (float32), AdamW's two moments (float32), of all parameters or
   of LoRA's r * (inputs + outputs) for each adapted matrix.
-- activations: what autograd keeps of one packed pass of `micro_tokens`, see `kept_elements`.
+- activations: what autograd keeps of one packed pass, of `micro_tokens` or its largest row, see `kept_elements`.
 - on-policy: what a rollout's completions keep in the cache of keys and values, what drawing a token takes, and a frozen
   copy of the weights if a divergence from them is computed without an adapter.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.engine.errors import ModelError, SpecError
-from posttrain.engine.spec import EmaAveraging, GrpoSpec, LoraAdapter, TrainSpec
+from posttrain.engine.spec import DpoSpec, EmaAveraging, GrpoSpec, KtoLoss, LoraAdapter, RewardSpec, TrainSpec
 
 PROCESS_BYTES = 440 * 10**6
 CUDA_BYTES = 600 * 10**6
@@ -39,6 +39,7 @@ LORA_HEAP = 1.3
 # Of each logit that a token is drawn from: float64 of it, tempered, as probability, sorted, summed up; and its place.
 SAMPLING_BYTES = 6 * 8
 _EMBEDDING_NAMES = ("embed", "wte", "wpe", "lm_head", "embed_out", "output.weight")
+_HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Shapes:
     vocabulary: int
     num_parameters: int
     matrices: dict[str, tuple[int, int]] = field(default_factory=dict)
+    head_parameters: int = 0
+    """Of a head that is no embedding at the same time."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         return sum(self.parts.values())
+
+    def fits(self, limit_bytes: int) -> bool:
+        """0 is a limit that nobody knows."""
+        return not limit_bytes or self.total_bytes <= limit_bytes
 
 
 def read_shapes(folder: Path) -> Shapes:
@@ -92,6 +99,7 @@ def read_shapes(folder: Path) -> Shapes:
             hidden_width=int(config.get("intermediate_size") or config.get("n_inner") or 4 * width),
             vocabulary=int(config["vocab_size"]),
             num_parameters=sum(prod(shape) for shape in tensors.values()),
+            head_parameters=sum(prod(shape) for name, shape in tensors.items() if name.endswith(_HEAD_NAMES)),
             matrices={
                 name: (shape[0], shape[1])
                 for name, shape in tensors.items()
@@ -106,25 +114,45 @@ def read_shapes(folder: Path) -> Shapes:
 
 
 def memory_plan(
-    spec: TrainSpec, shapes: Shapes, *, is_cuda: bool = False, longest: int = 0, step_tokens: int = 0
+    spec: TrainSpec,
+    shapes: Shapes,
+    *,
+    is_cuda: bool = False,
+    longest: int = 0,
+    largest: int = 0,
+    step_tokens: int = 0,
 ) -> MemoryPlan:
-    """The peak of one attempt. `longest` and `step_tokens`, tokens of the longest row and of a step, are bounded by the
-    spec where they are not known (0).
+    """The peak of one attempt.
+
+    Args:
+        longest: tokens of the longest sequence; 0, not known: what the spec allows.
+        largest: tokens computed for one row, a pair's prompt once and both its answers; 0, not known: at most twice
+            `longest` for a pair.
+        step_tokens: tokens of a step on average; 0, not known: all its rows are the largest.
     """
-    rows = longest
+    rows, given = longest, largest
     longest = longest or spec.batch.max_tokens
+    bound = _sequences(spec) * longest
+    largest = min(largest or bound, bound)
     if isinstance(spec, GrpoSpec):  # what is known are prompts; a rollout adds its completions to them
         longest = min(spec.batch.max_tokens, longest + spec.rollout.max_new_tokens)
         step_tokens = spec.batch.num_rows * (rows or longest) + (
             spec.batch.num_rows * spec.rollout.num_completions * spec.rollout.max_new_tokens
         )
-    # A pass is filled up to micro_tokens, unless the step has less; a longer row is alone in its own.
-    num_tokens = min(max(spec.batch.micro_tokens, longest), step_tokens or spec.batch.num_rows * longest)
+        largest = longest  # a row too large for a pass is computed in pieces, of one completion at the least
+    # A pass is filled up to micro_tokens, unless the step has less; a larger row is alone in its own.
+    num_tokens = max(largest, min(spec.batch.micro_tokens, step_tokens or spec.batch.num_rows * largest))
     is_half = spec.dtype == "bfloat16" or (spec.dtype == "auto" and is_cuda)
     size = 2 if is_half else 4
     lora = spec.adapter if isinstance(spec.adapter, LoraAdapter) else None
     trained = lora_parameters(lora, shapes) if lora else shapes.num_parameters
-    logits = min(num_tokens * shapes.vocabulary, max(LOGITS_AT_A_TIME, 16 * shapes.vocabulary))
+    if isinstance(spec, RewardSpec) and not lora:
+        trained -= shapes.head_parameters  # frozen (score.py): scores have a head of their own
+    logits = (
+        0
+        if isinstance(spec, RewardSpec)
+        else min(num_tokens * shapes.vocabulary, max(LOGITS_AT_A_TIME, 16 * shapes.vocabulary))
+    )
     each, layers = kept_elements(shapes, lora), shapes.num_layers
     # With checkpointing a layer keeps its input, and one layer at a time all of it.
     elements = layers * shapes.width + each if spec.memory.gradient_checkpointing else layers * each
@@ -150,10 +178,16 @@ def memory_plan(
         parts["unquantised"] = 0 if is_cuda else max(0, saved - in_a_step)
 
     def replan(changed: TrainSpec) -> MemoryPlan:
-        rows = min(longest, changed.batch.max_tokens)
-        return memory_plan(changed, shapes, is_cuda=is_cuda, longest=rows, step_tokens=step_tokens)
+        known = min(rows, changed.batch.max_tokens)
+        return memory_plan(changed, shapes, is_cuda=is_cuda, longest=known, largest=given, step_tokens=step_tokens)
 
     return MemoryPlan(parts, replan)
+
+
+def _sequences(spec: TrainSpec) -> int:
+    """In one row: a pair's answers are computed in one pass."""
+    is_pair = isinstance(spec, RewardSpec) or (isinstance(spec, DpoSpec) and not isinstance(spec.loss, KtoLoss))
+    return 2 if is_pair else 1
 
 
 def _on_policy(spec: TrainSpec, shapes: Shapes, longest: int, size: int) -> dict[str, int]:
@@ -220,7 +254,7 @@ def check_fits(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> None:
     Raises:
         SpecError: says by how much, what most of it is for, and what to change.
     """
-    if not limit_bytes or plan.total_bytes <= limit_bytes:
+    if plan.fits(limit_bytes):
         return
     largest = max(plan.parts, key=lambda name: plan.parts[name])
     raise SpecError(
@@ -236,10 +270,12 @@ def _ways_out(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> Sequence[s
     tokens = spec.batch.micro_tokens * max(0, limit_bytes - rest) // max(1, plan.parts["activations"])
     tokens = tokens // 64 * 64
     batch, memory = spec.batch, spec.memory
-    short = {"micro_tokens": tokens, "max_tokens": min(batch.max_tokens, tokens)}
+    num_sequences = _sequences(spec)
+    short = {"micro_tokens": tokens, "max_tokens": min(batch.max_tokens, tokens // num_sequences)}
+    that = "that short" if num_sequences == 1 else "with both answers that short"
     ways: list[tuple[str, dict[str, Any]]] = []
     if tokens:
-        text = f"set batch.micro_tokens to {tokens} (and keep rows that short: batch.max_tokens)"
+        text = f"set batch.micro_tokens to {tokens} (and keep rows {that}: batch.max_tokens)"
         ways.append((text, {"batch": batch.model_copy(update=short)}))
     if not memory.gradient_checkpointing:
         changed = memory.model_copy(update={"gradient_checkpointing": True})
@@ -251,7 +287,7 @@ def _ways_out(plan: MemoryPlan, limit_bytes: int, spec: TrainSpec) -> Sequence[s
         changed_adapter = spec.adapter.model_copy(update={"quantization": "nf4"})
         ways.append(("set adapter.quantization to nf4", {"adapter": changed_adapter}))
     for text, update in ways:
-        if plan.replan(spec.model_copy(update=update)).total_bytes <= limit_bytes:
+        if plan.replan(spec.model_copy(update=update)).fits(limit_bytes):
             found.append(text)
     return found or ["take a smaller model, or a machine with more memory"]
 

@@ -170,10 +170,15 @@ class _Attempt:
             return  # an architecture with other names for its sizes is not estimated
         sizes = [sizes_of(rows) for rows in sources]
         num_rows = sum(map(len, sources))
-        step_tokens = spec.batch.num_rows * sum(tokens for tokens, _ in sizes) // num_rows
+        step_tokens = spec.batch.num_rows * sum(size.num_tokens for size in sizes) // num_rows
         is_cuda = device.type == "cuda"
         found = memory_plan(
-            spec, shapes, is_cuda=is_cuda, longest=max(longest for _, longest in sizes), step_tokens=step_tokens
+            spec,
+            shapes,
+            is_cuda=is_cuda,
+            longest=max(size.longest for size in sizes),
+            largest=max(size.largest for size in sizes),
+            step_tokens=step_tokens,
         )
         limit = torch.cuda.get_device_properties(device).total_memory if is_cuda else memory_limit_bytes()
         check_fits(found, limit, spec)

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, NamedTuple, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -41,7 +41,7 @@ from posttrain.engine.events import Note, fsync_folder
 from posttrain.engine.signing import is_signed, secret_of, sign
 from posttrain.engine.spec import canonical_json, sha256_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BLOCK_BYTES = 16 * 2**10
 DIGEST_BYTES = 32
 KEPT_BLOCKS = 1024  # 16 MiB of them
@@ -52,9 +52,18 @@ _ASIDE = ".old"  # behind a hidden name: a damaged entry that another one replac
 _INDEX = struct.Struct("<qq")
 
 
+class Sizes(NamedTuple):
+    """Tokens of all rows, of the longest sequence among them, and of the row of which most are computed."""
+
+    num_tokens: int
+    longest: int
+    largest: int
+
+
 class Manifest(BaseModel):
-    """What an entry holds. `notes` are what was said about its rows; the longest sequence has `longest` tokens.
-    `signature` is that of the other fields.
+    """What an entry holds. `notes` are what was said about its rows; the longest sequence has `longest` tokens,
+    and the row of which most are computed, a pair with both its answers, `largest`. `signature` is that of the other
+    fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +74,7 @@ class Manifest(BaseModel):
     notes: list[Note]
     num_tokens: int
     longest: int
+    largest: int
     index_bytes: int
     rows_bytes: int
     digests_sha256: str
@@ -85,7 +95,7 @@ class EncodedRows(Sequence[AnyRow]):
 
     def __init__(self, folder: Path, manifest: Manifest, digests: bytes, source: str) -> None:
         self.notes = manifest.notes
-        self.num_tokens, self.longest = manifest.num_tokens, manifest.longest
+        self.sizes = Sizes(manifest.num_tokens, manifest.longest, manifest.largest)
         self._folder, self._source = folder, source
         self._num_rows = manifest.num_rows
         self._digests = digests
@@ -134,7 +144,7 @@ class Writer:
     def __init__(self, rows: BinaryIO, index: BinaryIO) -> None:
         self._rows, self._index = _Blocks(rows), _Blocks(index)
         self._index.write(struct.pack("<q", 0))
-        self.num_rows = self.num_tokens = self.longest = 0
+        self.num_rows = self.num_tokens = self.longest = self.largest = 0
         self.notes: list[Note] = []
 
     def add(self, row: AnyRow) -> None:
@@ -143,6 +153,7 @@ class Writer:
         self.num_rows += 1
         self.num_tokens += len(row)
         self.longest = max(self.longest, row.longest)
+        self.largest = max(self.largest, len(row))
 
     def finish(self) -> tuple[int, int, bytes]:
         """Sizes of index and rows, and the digests of their blocks."""
@@ -208,7 +219,7 @@ class TokenCache:
         (temporary / DIGESTS_FILE).write_bytes(digests)
         plain = Manifest(
             format=FORMAT_VERSION, key=key, num_rows=made.num_rows, num_tokens=made.num_tokens, longest=made.longest,
-            notes=made.notes,
+            largest=made.largest, notes=made.notes,
             index_bytes=index_bytes, rows_bytes=rows_bytes, digests_sha256=hashlib.sha256(digests).hexdigest(),
         )  # fmt: skip
         signature = sign(self._secret, plain.model_dump(mode="json", exclude={"signature"}))
@@ -285,11 +296,10 @@ class _Blocks:
         self._file.write(block)
 
 
-def sizes_of(rows: Sequence[AnyRow]) -> tuple[int, int]:
-    """Tokens of all rows, and of the longest sequence among them."""
+def sizes_of(rows: Sequence[AnyRow]) -> Sizes:
     if isinstance(rows, EncodedRows):
-        return rows.num_tokens, rows.longest
-    return sum(map(len, rows)), max(row.longest for row in rows)
+        return rows.sizes
+    return Sizes(sum(map(len, rows)), max(row.longest for row in rows), max(map(len, rows)))
 
 
 def _num_blocks(num_bytes: int) -> int:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from posttrain.engine.plan import Shapes
     from posttrain.engine.spec import TrainSpec
 
+# Of products with more rows than these the rate no longer changes, but each takes longer.
+MEASURED_TOKENS = 1024
+
 
 @click.command()
 @click.argument("spec", type=click.File("rb"))
@@ -52,7 +55,6 @@ def plan(
     nothing is said of the time. A job that cannot fit is an error that says what to change.
     """
     from posttrain.engine.base import BASE_DIR
-    from posttrain.engine.cost import epoch_rows
     from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
     from posttrain.engine.spec import EvaluateSpec, GrpoSpec, parse_spec
     from posttrain.service.cli.records import echo_json
@@ -60,10 +62,10 @@ def plan(
 
     if "@" in model and not Path(model).exists():
         raise click.UsageError(f"--model {model}: a plan asks no server: give the model's folder, or builtin:tiny-base")
-    file = read_spec(spec.read(), getattr(spec, "name", "-"))
+    written = read_spec(spec.read(), getattr(spec, "name", "-"))
     for change in changes:
-        file.set(change)
-    job = parse_spec(file.checked())
+        written.set(change)
+    job = parse_spec(written.checked())
     if isinstance(job, EvaluateSpec):
         raise click.UsageError("an evaluation is not planned: its memory is the model's and that of its batch")
     if cuda and memory is None:
@@ -74,13 +76,14 @@ def plan(
         raise click.UsageError("--stats: the time of kind grpo depends on how long the model's own answers get")
     if stats and len(stats) != len(job.data):
         raise click.UsageError(f"--stats is given {len(stats)} times for {len(job.data)} sources in data")
-    sources = [(_rows(given), source.weight) for given, source in zip(stats, job.data, strict=True)] if stats else []
-    rows = epoch_rows(sources) if sources else None
+    given = zip(stats, job.data, strict=True) if stats else ()
+    sources = [(_rows(file, source.dataset), source.weight) for file, source in given]
     shapes = read_shapes(BASE_DIR if model == "builtin:tiny-base" else Path(model))
-    longest = min(rows.longest, job.batch.max_tokens) if rows else 0
+    longest = min(max((rows.longest for rows, _ in sources), default=0), job.batch.max_tokens)
     found = memory_plan(job, shapes, is_cuda=cuda, longest=longest)
     limit = memory_limit_bytes() if memory is None else round(memory * 1e9)
-    time = _time(job, shapes, rows) if rows else {}
+    # Measured only for a job that fits: the products would be of as many tokens as its passes.
+    time = _time(job, shapes, sources, longest) if sources and found.fits(limit) else {}
     if as_json:
         echo_json({"parts": found.parts, "total_bytes": found.total_bytes, "limit_bytes": limit, **time})
     else:
@@ -93,30 +96,34 @@ def plan(
     check_fits(found, limit, job)
 
 
-def _rows(file: BinaryIO) -> Rows:
-    """What `datasets stats --json` said.
+def _rows(file: BinaryIO, dataset: str) -> Rows:
+    """What `datasets stats --json` said of this dataset.
 
     Raises:
-        click.UsageError: it is something else.
+        click.UsageError: it is something else, or of another dataset.
     """
     from posttrain.engine.cost import Rows
 
     name = getattr(file, "name", "-")
     try:
         record = json.loads(file.read())
+        named = str(record["dataset"])
         found = [int(record[key]) for key in ("num_rows", "num_tokens", "num_trained", "longest")]
     except (ValueError, LookupError, TypeError, RecursionError):
         found = []
     if not found or min(found) < 1:
         raise click.UsageError(f"--stats {name}: not what `posttrain datasets stats REF --json` prints")
+    if named != dataset:
+        raise click.UsageError(f"--stats {name}: counts {named[:100]!r}, but the source in its place is {dataset}")
     return Rows(*found)
 
 
-def _time(job: TrainSpec, shapes: Shapes, rows: Rows) -> dict[str, float]:
+def _time(job: TrainSpec, shapes: Shapes, sources: Sequence[tuple[Rows, float]], longest: int) -> dict[str, float]:
     """Operations of the job, the rate of products alone, measured now, and the seconds that follow."""
     from posttrain.engine.cost import job_flops, seconds_of
     from posttrain.engine.products import products_per_s
 
-    flops = job_flops(job, shapes, rows)
-    rate = products_per_s(list(shapes.matrices.values()), job.batch.micro_tokens)
+    flops = job_flops(job, shapes, sources)
+    a_pass = min(job.batch.micro_tokens, job.batch.num_rows * longest, MEASURED_TOKENS)
+    rate = products_per_s(list(shapes.matrices.values()), a_pass)
     return {"flops": flops, "products_per_s": rate, "seconds": seconds_of(flops, rate)}

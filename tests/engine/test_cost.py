@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from posttrain.engine import attention
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.attention import Segments
-from posttrain.engine.cost import Rows, epoch_flops, epoch_rows, epochs_of, forward_flops, job_flops, seconds_of
+from posttrain.engine.cost import Rows, epoch_flops, epochs_of, forward_flops, job_flops, seconds_of
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.plan import Shapes, lora_parameters, read_shapes
 from posttrain.engine.products import products_per_s
@@ -33,7 +33,7 @@ def test_by_hand() -> None:
     full = spec_of(duration={"type": "epochs", "num_epochs": 3})
     assert forward_flops(full, BY_HAND, rows) == layers + attended + head
     assert epoch_flops(full, BY_HAND, rows) == 3 * layers + 3.5 * attended + 3 * head
-    assert job_flops(full, BY_HAND, rows) == 3 * epoch_flops(full, BY_HAND, rows)
+    assert job_flops(full, BY_HAND, [(rows, 1.0)]) == 3 * epoch_flops(full, BY_HAND, rows)
     adapters = 2 * 2 * (4 + 4 + 8 + 4) * 20
     lora = {"type": "lora", "rank": 2}
     assert epoch_flops(spec_of(lora), BY_HAND, rows) == 2 * (layers + head) + 3 * adapters + 3.5 * attended
@@ -43,10 +43,10 @@ def test_by_hand() -> None:
     dpo = {"kind": "dpo", "duration": {"type": "epochs", "num_epochs": 2}}
     cached, switched = spec_of(lora, **dpo), spec_of(lora, **dpo, reference="adapter_off")
     once = layers + attended + head
-    assert job_flops(cached, BY_HAND, rows) == 2 * epoch_flops(spec_of(lora), BY_HAND, rows) + once
-    assert job_flops(switched, BY_HAND, rows) == 2 * (epoch_flops(spec_of(lora), BY_HAND, rows) + once)
+    assert job_flops(cached, BY_HAND, [(rows, 1.0)]) == 2 * epoch_flops(spec_of(lora), BY_HAND, rows) + once
+    assert job_flops(switched, BY_HAND, [(rows, 1.0)]) == 2 * (epoch_flops(spec_of(lora), BY_HAND, rows) + once)
     orpo = spec_of(lora, **dpo, loss={"type": "orpo"})
-    assert job_flops(orpo, BY_HAND, rows) == job_flops(cached, BY_HAND, rows) - once
+    assert job_flops(orpo, BY_HAND, [(rows, 1.0)]) == job_flops(cached, BY_HAND, [(rows, 1.0)]) - once
     reward = spec_of(kind="reward")
     assert epoch_flops(reward, BY_HAND, rows) == 3 * layers + 3.5 * attended
     assert seconds_of(1.2e9, 1e9) == pytest.approx(2.0)
@@ -56,8 +56,32 @@ def test_epochs_and_mixes_by_hand() -> None:
     steps = spec_of(duration={"type": "steps", "max_steps": 30}, batch={"num_rows": 4})
     assert epochs_of(steps, 60) == 2
     assert epochs_of(spec_of(duration={"type": "epochs", "num_epochs": 1.5}), 60) == 1.5
-    mixed = epoch_rows([(Rows(10, 100, 50, 20), 2.0), (Rows(4, 80, 8, 30), 0.5)])
-    assert mixed == Rows(22, 240, 104, 30)
+    short, long = Rows(10, 100, 50, 20), Rows(4, 80, 8, 30)
+    mix = [(short, 2.0), (long, 0.5)]
+    once = spec_of(duration={"type": "epochs", "num_epochs": 1})
+    matrices, head = 6 * (16 + 32) * (200 + 40), 6 * 10 * 4 * (100 + 4)
+    attended = 3.5 * 2 * 4 * (10 * 200 + 20 * 40)  # each source's own mean length
+    assert job_flops(once, BY_HAND, mix) == matrices + head + attended
+    assert job_flops(steps, BY_HAND, mix) == pytest.approx(120 / 22 * (matrices + head + attended))
+    cached = spec_of(kind="dpo", duration={"type": "epochs", "num_epochs": 1})
+    reference = 2 * (16 + 32) * 180 + 2 * 4 * (10 * 100 + 20 * 80) + 2 * 10 * 4 * 58  # each row once
+    assert job_flops(cached, BY_HAND, mix) == matrices + head + attended + reference
+
+
+def test_ktos_other_answers_by_hand() -> None:
+    """Two rows of 10 tokens, 3 of them trained: in each step a pass with another answer, cached one with both."""
+    rows = Rows(2, 20, 6, 12)
+    layers, attended, head = 2 * (16 + 32) * 20, 2 * 10 * 4 * 20, 2 * 10 * 4 * 6
+    adapters, forward = 2 * 2 * (4 + 4 + 8 + 4) * 20, layers + attended + head
+    lora = {"type": "lora", "rank": 2}
+    kto = {"kind": "dpo", "loss": {"type": "kto"}, "duration": {"type": "epochs", "num_epochs": 2}}
+    cached, switched = spec_of(lora, **kto), spec_of(lora, **kto, reference="adapter_off")
+    trained = epoch_flops(spec_of(lora), BY_HAND, rows)
+    assert epoch_flops(cached, BY_HAND, rows) == trained + forward + adapters
+    assert job_flops(switched, BY_HAND, [(rows, 1.0)]) == 2 * (trained + forward + adapters + 2 * forward)
+    both = 2 * (16 + 32) * 26 + 2 * 13 * 4 * 26 + 2 * 10 * 4 * 12
+    assert job_flops(cached, BY_HAND, [(rows, 1.0)]) == 2 * (trained + forward + adapters) + both
+    assert job_flops(cached, BY_HAND, [(rows, 0.5)]) == trained + forward + adapters + both
 
 
 @pytest.mark.parametrize("adapter", [None, LoraAdapter(rank=8)])
@@ -89,6 +113,13 @@ def test_torch_counts_the_same(adapter: LoraAdapter | None, tmp_path: Path) -> N
     in_place = 2 * NUM_TOKENS * (lora_parameters(adapter, shapes) if adapter else 0)
     counted = counter.get_total_flops() + in_place
     assert epoch_flops(spec, shapes, rows) - attended == pytest.approx(counted, rel=0.03)
+
+
+def test_each_shape_is_measured_twice_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, weight: measured.append(tuple(weight.shape)))
+    products_per_s([(64, 32), (64, 32), (32, 64)], 8, seconds=0.0)
+    assert measured == [(32, 64), (32, 64), (64, 32), (64, 32)]
 
 
 def test_the_rate_of_products_is_one_that_a_machine_can_have() -> None:

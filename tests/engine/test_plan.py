@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,75 @@ def test_the_base_inside_the_package_by_hand() -> None:
     assert memory_plan(spec_of(), shapes, longest=10, step_tokens=70).parts["head"] == 8 * 70 * 2048
     assert memory_plan(spec_of(), shapes, longest=9000, step_tokens=99999).parts["head"] == 8 * 2**24
     assert plan.LOGITS_AT_A_TIME == losses.CHUNK_ELEMENTS
+
+
+def test_a_row_that_is_longer_than_a_step_of_mean_rows_is_a_pass() -> None:
+    shapes, one = read_shapes(BASE_DIR), spec_of(batch={"num_rows": 1, "micro_tokens": 4096, "max_tokens": 4096})
+    of_a_token = 4 * 6 * (6 * 192 + 3 * 192 + 2 * 192 + 4 * 512)
+    assert memory_plan(one, shapes, longest=2000, step_tokens=100).parts["activations"] == 2000 * of_a_token
+    assert memory_plan(one, shapes, longest=2000, step_tokens=3000).parts["activations"] == 3000 * of_a_token
+    assert memory_plan(one, shapes, longest=2000, step_tokens=9000).parts["activations"] == 4096 * of_a_token
+
+
+def test_a_pair_is_computed_with_both_its_answers() -> None:
+    shapes = read_shapes(BASE_DIR)
+    batch = {"num_rows": 1, "micro_tokens": 512, "max_tokens": 1024}
+    dpo, kto = spec_of(kind="dpo", batch=batch), spec_of(kind="dpo", loss={"type": "kto"}, batch=batch)
+    of_a_token = 4 * 6 * (6 * 192 + 3 * 192 + 2 * 192 + 4 * 512)
+    known = memory_plan(dpo, shapes, longest=700, largest=1100, step_tokens=300)
+    assert known.parts["activations"] == 1100 * of_a_token
+    assert known.parts["head"] == 3 * 4 * 1100 * 2048, "and autograd keeps one more of each logit"
+    assert memory_plan(dpo, shapes, longest=700, step_tokens=300).parts["activations"] == 1400 * of_a_token
+    assert memory_plan(dpo, shapes).parts["activations"] == 2048 * of_a_token
+    assert memory_plan(kto, shapes).parts["activations"] == 1024 * of_a_token
+    assert known.replan(dpo).parts == known.parts
+    shorter = spec_of(kind="dpo", batch={**batch, "max_tokens": 400})
+    assert known.replan(shorter).parts["activations"] == 800 * of_a_token
+
+
+def test_a_reward_models_head_by_hand() -> None:
+    """No logits; and a head that is no embedding is neither used nor trained."""
+    tied = read_shapes(BASE_DIR)
+    assert tied.head_parameters == 0
+    untied = replace(tied, num_parameters=tied.num_parameters + 2048 * 192, head_parameters=2048 * 192)
+    for shapes in (tied, untied):
+        found = memory_plan(spec_of(kind="reward", dtype="bfloat16"), shapes).parts
+        assert found["head"] == 0
+        assert found["weights"] == 2 * shapes.num_parameters
+        assert (found["masters"], found["gradients"], found["moments"]) == tuple(
+            size * tied.num_parameters for size in (4, 4, 8)
+        )
+    lora = memory_plan(spec_of({"type": "lora", "rank": 2}, kind="reward"), untied).parts
+    assert lora["gradients"] == 4 * lora_parameters(LoraAdapter(rank=2), tied)
+
+
+def test_a_head_of_its_own_is_read(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    module = LlamaForCausalLM(config)
+    module.save_pretrained(tmp_path)
+    shapes = read_shapes(tmp_path)
+    assert shapes.head_parameters == 300 * 16
+    assert shapes.num_parameters == sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_an_attempt_is_planned_with_its_largest_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded before and read from the cache, or encoded now: the same sizes."""
+    asked: list[tuple[int, int]] = []
+
+    def noted(*arguments: Any, **sizes: Any) -> Any:
+        asked.append((sizes["longest"], sizes["largest"]))
+        return memory_plan(*arguments, **sizes)
+
+    monkeypatch.setattr(run_module, "memory_plan", noted)
+    task = make_task(tmp_path, kind="dpo", duration={"type": "steps", "max_steps": 1})
+    for name, cache in (("a1", ""), ("a2", str(tmp_path / "cache"))):
+        succeeded(task.model_copy(update={"cache": cache}), tmp_path / name)
+    assert asked[0] == asked[1]
+    longest, largest = asked[0]
+    assert longest < largest < 2 * longest, "the prompt is computed once"
 
 
 def test_a_rollout_and_a_frozen_reference_by_hand() -> None:

@@ -452,6 +452,20 @@ def test_rows_that_are_too_long_are_left_out_and_counted_if_that_is_asked_for(tm
     assert (record.code, record.message) == ("EMPTY_DATASET", "data@1: all 1 rows are longer than 100 tokens")
 
 
+def test_a_message_says_how_many_rows_were_tried_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = SftMethod.loss
+
+    def broken(self: SftMethod, batch: Any, models: Any, window: Any) -> Any:
+        loss, metrics = plain(self, batch, models, window)
+        return loss * float("nan"), metrics
+
+    monkeypatch.setattr(SftMethod, "loss", broken)
+    monkeypatch.setattr("posttrain.engine.non_finite.MAX_TRIED", 3)
+    batch = {"num_rows": 4, "micro_tokens": 8192, "max_tokens": 128}
+    record = failed(make_task(tmp_path, "sft", batch=batch), tmp_path / "a1")
+    assert record.message.endswith("(of 4 rows the first 3 were tried alone)")
+
+
 def guilty_of(message: str) -> str:
     return message.partition("; not finite alone: ")[2]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.engine import products
 from posttrain.engine.base import BASE_DIR
 from posttrain.service.cli import run
 from posttrain.service.cli.exits import Exit
@@ -68,7 +69,7 @@ def test_what_cannot_be_planned(spec: str, tmp_path: Path, capsys: pytest.Captur
 
 def stats_file(tmp_path: Path, **changes: object) -> str:
     path = tmp_path / "stats.json"
-    found = {"num_rows": 600, "num_tokens": 60_000, "num_trained": 20_000, "longest": 300}
+    found = {"dataset": "rows@1", "num_rows": 600, "num_tokens": 60_000, "num_trained": 20_000, "longest": 300}
     path.write_text(json.dumps(found | changes))
     return str(path)
 
@@ -98,6 +99,8 @@ def test_stats_that_are_none(spec: str, tmp_path: Path, capsys: pytest.CaptureFi
         assert "not what `posttrain datasets stats REF --json` prints" in capsys.readouterr().err
     assert run([*common, "--stats", stats_file(tmp_path, num_rows=0)]) == Exit.USAGE
     assert "not what" in capsys.readouterr().err
+    assert run([*common, "--stats", stats_file(tmp_path, dataset="rows@2")]) == Exit.USAGE
+    assert "counts 'rows@2', but the source in its place is rows@1" in capsys.readouterr().err
     twice = ["--stats", stats_file(tmp_path)] * 2
     assert run([*common, *twice]) == Exit.USAGE
     assert "--stats is given 2 times for 1 sources in data" in capsys.readouterr().err
@@ -105,6 +108,35 @@ def test_stats_that_are_none(spec: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert "leave out --cuda" in capsys.readouterr().err
     assert run([*common, "--set", "batch.micro_tokns=5"]) == Exit.USAGE
     assert "micro_tokns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("changes", "tokens"), [({}, 1024), ({"longest": 10}, 640)])
+def test_the_rate_is_measured_on_a_pass_of_bounded_size(
+    spec: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, int],
+    tokens: int,
+) -> None:
+    """However large a pass may be; and not at all for a job that cannot fit."""
+    asked: list[int] = []
+
+    def measured(shapes: object, num_tokens: int) -> float:
+        asked.append(num_tokens)
+        return 1e9
+
+    monkeypatch.setattr(products, "products_per_s", measured)
+    given = ["--stats", stats_file(tmp_path, **changes), "--set", "batch.micro_tokens=2000000000"]
+    common = ["plan", spec, "--model", "builtin:tiny-base", *given]
+    assert run([*common, "--memory", "8"]) == Exit.OK
+    assert asked == [tokens]
+    capsys.readouterr()
+    assert run([*common, "--memory", "0.1"]) == Exit.USAGE
+    said = capsys.readouterr()
+    assert "activations" in said.out, "the table all the same"
+    assert "of memory are needed and there are 0.1 GB" in said.err
+    assert asked == [tokens]
 
 
 def test_a_rollouts_memory_is_planned_and_its_time_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
