@@ -22,7 +22,7 @@ from posttrain.engine.data.examples import AnyExample, Example
 from posttrain.engine.data.messages import read_messages, read_turns, system_turn
 from posttrain.engine.data.preferences import alpaca_prompt, read_labelled, read_pair
 from posttrain.engine.data.prompts import read_prompt
-from posttrain.engine.data.rows import RowError, required, text_of
+from posttrain.engine.data.rows import RowError, kind_of, required, text_of
 from posttrain.engine.data.tools import read_tools
 from posttrain.engine.spec import DpoSpec, KtoLoss, TrainSpec
 
@@ -79,7 +79,8 @@ def formats_for(spec: TrainSpec) -> tuple[Format, ...]:
 def detect(row: dict[str, Any]) -> Format:
     """The format whose fields the row has; a field that is null counts as absent.
 
-    A `label` that is text is a column like any other: datasets for classifiers have it.
+    A `label` that is text is a column like any other, since datasets for classifiers have it, but not beside a prompt
+    and a completion: there it would turn labelled answers, also the bad ones, into ones to imitate.
 
     Raises:
         RowError: none, or several.
@@ -92,6 +93,9 @@ def detect(row: dict[str, Any]) -> Format:
             return "preference"
         raise RowError("", f"has fields of several formats (chosen or rejected, and {min(clash)})")
     is_labelled = "label" in has and not isinstance(row["label"], str)
+    if {"prompt", "completion", "label"} <= has and not isinstance(row["label"], bool):
+        kind = kind_of(row["label"])
+        raise RowError("label", f"must be true or false, not {kind}; a column of another meaning needs another name")
     if "checker" in has and not has & {"completion", "output"} and not is_labelled:
         return "prompts"
     if len(found) > 1:

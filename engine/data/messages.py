@@ -50,7 +50,47 @@ def read_messages(value: Any, path: str) -> list[Message]:
         raise RowError(path, f"must be a list of messages, not {kind_of(value)}")
     if not value:
         raise RowError(path, "is empty")
-    return [read_message(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    messages = [read_message(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    return _in_order_of_calls(value, messages, path)
+
+
+def _in_order_of_calls(value: list[dict[str, Any]], messages: list[Message], path: str) -> list[Message]:
+    """The tools' answers after each assistant turn in the order of its calls, which is what templates and scoring go
+    by; they are matched by id where the calls and the answers have ids.
+
+    Raises:
+        RowError: two calls or answers of one id, an answer without one beside others, or to no call of the turn.
+    """
+    ordered = list(messages)
+    for start, message in enumerate(messages):
+        if not message.get("tool_calls"):
+            continue
+        ids = [call.get("id") for call in value[start]["tool_calls"]] if "tool_calls" in value[start] else []
+        end = start + 1
+        while end < len(messages) and messages[end]["role"] == "tool":
+            end += 1
+        answers = range(start + 1, end)
+        if not any(ids) or not any("tool_call_id" in messages[index] for index in answers):
+            continue
+        for number, call_id in enumerate(ids):
+            where = f"{path}[{start}].tool_calls[{number}].id"
+            text_of(call_id, where)
+            if call_id in ids[:number]:
+                raise RowError(where, f"a second call of the id {call_id!r:.80}")
+        place_of: dict[int, int] = {}
+        for index in answers:
+            where = f"{path}[{index}].tool_call_id"
+            call_id = required(messages[index], "tool_call_id", f"{path}[{index}]")
+            if call_id not in ids:
+                raise RowError(where, f"{call_id!r:.80} is the id of no call of the turn before")
+            if ids.index(call_id) in place_of.values():
+                raise RowError(where, f"a second answer to the call {call_id!r:.80}")
+            place_of[index] = ids.index(call_id)
+        if len(place_of) < max(place_of.values()) + 1:
+            missing = min(set(range(len(ids))) - set(place_of.values()))
+            raise RowError(f"{path}[{start}].tool_calls[{missing}].id", "has no answer, and a call after it has one")
+        ordered[start + 1 : end] = [messages[index] for index in sorted(place_of, key=place_of.__getitem__)]
+    return ordered
 
 
 def read_message(value: Any, path: str) -> Message:
@@ -58,7 +98,7 @@ def read_message(value: Any, path: str) -> Message:
         raise RowError(path, f"must be an object with role and content, not {kind_of(value)}")
     if "from" in value:
         return _turn(value, path)
-    unknown = [key for key in value if key not in MESSAGE_FIELDS]
+    unknown = [key for key, held in value.items() if key not in MESSAGE_FIELDS and held is not None]
     if unknown:
         raise RowError(f"{path}.{unknown[0]}", f"unknown field of a message (known: {', '.join(MESSAGE_FIELDS)})")
     role = required(value, "role", path)
@@ -85,7 +125,7 @@ def read_message(value: Any, path: str) -> Message:
 
 def _turn(value: dict[str, Any], path: str) -> Message:
     """One ShareGPT turn. The text of a `function_call` is JSON of one call, or of a list of calls made at once."""
-    unknown = [key for key in value if key not in TURN_FIELDS]
+    unknown = [key for key, held in value.items() if key not in TURN_FIELDS and held is not None]
     if unknown:
         raise RowError(f"{path}.{unknown[0]}", f"unknown field of a turn (known: {', '.join(TURN_FIELDS)})")
     speaker = required(value, "from", path)

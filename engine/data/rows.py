@@ -87,7 +87,8 @@ def parse_row(line: bytes) -> dict[str, Any]:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RowError("", f"not UTF-8: byte {line[error.start]:#04x} at position {error.start}") from None
-    value = parse_json(text.rstrip("\r\n"), "")
+    # A byte order mark begins a file, and so the first line of each of several that were joined.
+    value = parse_json(text.removeprefix("\ufeff").rstrip("\r\n"), "")
     if not isinstance(value, dict):
         raise RowError("", f"not a JSON object but {kind_of(value)}")
     if UNREADABLE in value:

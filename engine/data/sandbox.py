@@ -4,7 +4,7 @@ transformers.
 jinja2's `ImmutableSandboxedEnvironment` stops attribute tricks and mutation, but not `{% for a in range(99999) %}`
 nested four deep, a macro that calls itself twice, or `x ~ x` forty times. So each compiled template counts: every
 turn of a loop and every macro call costs one step of a budget, everything printed (also into a macro's or a block's
-buffer) costs its length, and what operators, filters and methods work on is weighed first.
+buffer) costs its length, and operators, filters and methods cost what they read and build (`template_work.py`).
 
 The names that Hugging Face templates expect are here: `raise_exception`, `tojson` without HTML escapes, `namespace`,
 `{% generation %}`, loop controls and `strftime_now`. The last one answers with one fixed day: a prompt that changes
@@ -14,27 +14,41 @@ at midnight would make neither training nor an evaluation repeatable.
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MAX_STEPS = 100_000
-MAX_TEXT = 2**22
-MAX_NUMBER = 2**63
+from posttrain.engine.data.template_work import ITEM, READING_TESTS, Budget, bound, check_number, size, weigh
+
 FIXED_DAY = datetime.datetime(2025, 1, 1)
 # They build texts or lists far longer than their arguments.
-_BANNED_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"})
-_BANNED_FILTERS = ("batch", "center", "format", "indent", "pprint", "slice", "urlize", "wordwrap", "xmlattr")
+_BANNED_METHODS = frozenset(
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"}
+    | {"striptags"}  # of escaped text: as many copies as it has comments
+)
+_LOOKUPS = frozenset({"get", "items", "keys", "values"})
+_BANNED_FILTERS = (
+    "batch",
+    "center",
+    "format",
+    "indent",
+    "pprint",
+    "slice",
+    "striptags",
+    "urlize",
+    "wordwrap",
+    "xmlattr",
+)
 _BANNED_GLOBALS = ("cycler", "joiner", "lipsum")
 
 
@@ -55,27 +69,13 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Counts steps and printed characters of the rendering in progress; `reset` before each."""
+    """Charges what the rendering in progress does to `budget`."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
-    def reset(self) -> None:
-        self.steps_left, self.text_left = MAX_STEPS, MAX_TEXT
-
-    def tick(self) -> None:
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise SecurityError(f"the template takes more than {MAX_STEPS} steps")
-
-    def emit(self, value: Any) -> Any:
-        self.text_left -= _weigh(value)
-        if self.text_left < 0:
-            raise SecurityError(f"the template writes more than {MAX_TEXT} characters")
-        return value
-
-    def concat_texts(self, *parts: Any) -> str:
-        _bound(sum(map(_weigh, parts)))
-        return "".join(map(str, parts))
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.budget = Budget()
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -89,16 +89,27 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError("powers are not available in chat templates")
         if operator == "%" and isinstance(left, str):
             raise SecurityError("text formatting with % is not available in chat templates")
+        check_number(left)
+        check_number(right)
+        length = 0
         if operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(one, str | list | tuple) and isinstance(other, int):
-                    _bound(_weigh(one) * other)
-        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _bound(_weigh(left) + _weigh(right))
+                    length = size(one) * max(other, 0)
+        elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+            length = size(left) + size(right)
+        bound(length)
+        self.budget.charge(length)
         result = super().call_binop(context, operator, left, right)
-        if isinstance(result, int) and abs(result) > MAX_NUMBER:
-            raise SecurityError("the template computes a number above 2**63")
+        check_number(result)
         return result
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Numbers and bytes have nothing that a template needs, and `to_bytes`, `ljust` and others build any length of
+        something that nothing here weighs."""
+        if isinstance(obj, int | float | complex | bytes | bytearray) or (isinstance(obj, str) and attr == "encode"):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
         """Refuses `text.format` where it is looked up: jinja2 would hand on a function of its own for it, which `call`
@@ -112,88 +123,128 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             if name in _BANNED_METHODS:
                 raise SecurityError(f"text.{name}() is not available in chat templates")
+            self.budget.charge(len(owner) + ITEM)
             if name == "replace" and len(args) >= 2:
                 _bound_replace(owner, args[0], args[1])
             if name == "join" and args:
                 args = (_bound_join(args[0], owner), *args[1:])
+                self.budget.read(args[0])
+            return self.budget.built(super().call(context, callee, *args, **kwargs))
+        if isinstance(callee, Macro | LoopContext) or (isinstance(owner, dict) and name in _LOOKUPS):
+            return super().call(context, callee, *args, **kwargs)
+        for value in (owner, *args, *kwargs.values()):
+            self.budget.read(value)
         return super().call(context, callee, *args, **kwargs)
 
 
-def _own_call(method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
-    """A call of the environment's own method: unlike a variable, no `{% set %}` can put something else in its place."""
-    call = nodes.Call(nodes.EnvironmentAttribute(method), arguments, [], None, None)
-    call.set_lineno(line)
-    return call
+# Hooks into a compiled template are filters: unlike a variable, no `{% set %}` can put something else in their place.
+# `pass_context` keeps jinja2 from working them out while it compiles.
+
+
+def _hooks(budget: Budget) -> dict[str, Callable[..., Any]]:
+    @jinja2.pass_context
+    def tick(_: Any, value: Any) -> Any:
+        budget.tick()
+        return value
+
+    @jinja2.pass_context
+    def item(_: Any, value: Any) -> Any:
+        budget.charge(ITEM)
+        return value
+
+    @jinja2.pass_context
+    def emit(_: Any, value: Any) -> Any:
+        budget.write(len(value) if isinstance(value, str) else weigh(value))
+        return value
+
+    @jinja2.pass_context
+    def concat(_: Any, *parts: Any) -> str:
+        length = sum(map(weigh, parts))
+        bound(length)
+        budget.charge(length)
+        return "".join(map(str, parts))
+
+    @jinja2.pass_context
+    def read(_: Any, value: Any) -> Any:
+        budget.read(value)
+        return value
+
+    @jinja2.pass_context
+    def searched(_: Any, value: Any) -> Any:
+        if not isinstance(value, dict):
+            budget.read(value)
+        return value
+
+    @jinja2.pass_context
+    def sliced(_: Any, value: Any) -> Any:
+        if isinstance(value, str | list | tuple):
+            budget.charge(size(value))
+        return value
+
+    hooks = (tick, item, emit, concat, read, searched, sliced)
+    return {f"${hook.__name__}": hook for hook in hooks}
+
+
+def _hook(name: str, node: nodes.Node, *others: nodes.Expr) -> nodes.Filter:
+    hook = nodes.Filter(cast(nodes.Expr, node), f"${name}", list(others), [], None, None)
+    hook.set_lineno(node.lineno or 1)
+    return hook
 
 
 def _instrument(tree: nodes.Node) -> None:
-    """Adds the counting: loops and macros tick, printed values are emitted, and `a ~ b`, for which jinja2 has no
-    hook, is weighed."""
+    """Adds the counting: loops and macros tick, printed values are emitted, and what jinja2 has no hook for (`a ~ b`,
+    comparisons, slices, a loop's condition) is charged."""
 
     def swapped(value: Any) -> Any:
         if isinstance(value, nodes.Node):
             _instrument(value)
         if isinstance(value, nodes.Concat):
-            return _own_call("concat_texts", value.nodes, value.lineno)
+            return _hook("concat", *value.nodes)
+        if isinstance(value, nodes.Getitem) and isinstance(value.arg, nodes.Slice):
+            value.node = _hook("sliced", value.node)
         return value
 
     for key, value in list(tree.iter_fields()):
         setattr(tree, key, [swapped(item) for item in value] if isinstance(value, list) else swapped(value))
     if isinstance(tree, nodes.For | nodes.Macro | nodes.CallBlock):
-        tree.body.insert(0, nodes.ExprStmt(_own_call("tick", [], tree.lineno)).set_lineno(tree.lineno))
+        tree.body.insert(0, nodes.ExprStmt(_hook("tick", nodes.Const(None))).set_lineno(tree.lineno))
+    if isinstance(tree, nodes.For) and tree.test is not None:
+        tree.test = _hook("item", tree.test)
+    if isinstance(tree, nodes.Const):
+        check_number(tree.value)
+    if isinstance(tree, nodes.Compare):
+        _instrument_comparison(tree)
     if isinstance(tree, nodes.Output):
         tree.nodes = [
-            _own_call("emit", [nodes.Const(node.data) if isinstance(node, nodes.TemplateData) else node], node.lineno)
+            _hook("emit", nodes.Const(node.data) if isinstance(node, nodes.TemplateData) else node)
             for node in tree.nodes
         ]
 
 
-def _weigh(value: Any) -> int:
-    """About how many characters the value's text has; stops at the limit, so that shared nested lists cannot explode.
-
-    Raises:
-        SecurityError: more than MAX_TEXT.
-    """
-    weight, waiting = 0, [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, list | tuple | set | frozenset):
-            waiting += item
-        weight += len(item) if isinstance(item, str) else 8
-        _bound(weight)
-    return weight
-
-
-def _bound(length: float) -> None:
-    if length > MAX_TEXT:
-        raise SecurityError(f"the template builds a text or list longer than {MAX_TEXT}")
+def _instrument_comparison(tree: nodes.Compare) -> None:
+    """The right side bounds the work: what is equal has its length, what is found in it is shorter. A constant's
+    length is the template's."""
+    left: nodes.Expr = tree.expr
+    for operand in tree.ops:
+        right = operand.expr
+        if operand.op in ("in", "notin"):
+            if not isinstance(right, nodes.Const):
+                operand.expr = _hook("searched", right)
+        elif not isinstance(left, nodes.Const) and not isinstance(right, nodes.Const):
+            operand.expr = _hook("read", right)
+        left = right
 
 
 def _bound_replace(text: str, old: Any, new: Any) -> None:
     if isinstance(old, str) and isinstance(new, str):
-        _bound(len(text) + (text.count(old) + 1) * len(new))
+        bound(len(text) + (text.count(old) + 1) * len(new))
 
 
 def _bound_join(items: Any, glue: str = "") -> list[Any]:
     """The items as a list, after a look at how long the joined text will be."""
     listed = list(items)
-    _bound(_weigh(listed) + len(glue) * len(listed))
+    bound(weigh(listed) + len(glue) * len(listed))
     return listed
-
-
-def _weighed(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that weighs its arguments first; `wraps` keeps jinja2's marks on the function."""
-
-    @functools.wraps(plain)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, str | list | tuple | dict):
-                _weigh(value)
-        return plain(*args, **kwargs)
-
-    return guarded
 
 
 def _raise_exception(message: object) -> NoReturn:
@@ -207,8 +258,18 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if separators is not None and not all(isinstance(text, str) and len(text) <= 16 for text in separators):
+        raise SecurityError("tojson takes separators of at most 16 characters")
     indent = None if indent is None else min(int(indent), 16)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None:
+        return json.dumps(value, ensure_ascii=ensure_ascii, separators=separators, sort_keys=sort_keys)
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    pieces, length = [], 0
+    for piece in encoder.iterencode(value):  # what is nested deeply is mostly indentation
+        length += len(piece)
+        bound(length)
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def _strftime_now(pattern: str) -> str:
@@ -256,8 +317,33 @@ def _environment() -> _BoundedEnvironment:
         _bound_replace(str(text), str(old), str(new))
         return plain_replace(eval_context, text, old, new, count)
 
+    plain_int, plain_round, plain_sum = (environment.filters[name] for name in ("int", "round", "sum"))
+
+    def integer(value: Any, default: int = 0, base: int = 10) -> int:
+        result: int = plain_int(value, default, base)
+        check_number(result)
+        return result
+
+    def rounded(value: float, precision: int = 0, method: Any = "common") -> float:
+        if not -16 <= precision <= 16:
+            raise SecurityError("round takes a precision of at most 16 digits")
+        result: float = plain_round(value, precision, method)
+        return result
+
+    @jinja2.pass_environment
+    def total(environment: Any, items: Any, attribute: Any = None, start: Any = 0) -> Any:
+        if not isinstance(start, int | float):  # lists would be copied as often as there are items
+            raise SecurityError("sum adds numbers only")
+        result = plain_sum(environment, items, attribute, start)
+        check_number(result)
+        return result
+
+    budget = environment.budget
     environment.filters |= {"tojson": _tojson, "join": join, "replace": replace}
-    environment.filters = {name: _weighed(plain) for name, plain in environment.filters.items()}
+    environment.filters |= {"int": integer, "round": rounded, "sum": total}
+    environment.filters = {name: budget.filter(name, plain) for name, plain in environment.filters.items()}
+    environment.filters |= _hooks(budget)
+    environment.tests |= {name: budget.test(environment.tests[name]) for name in READING_TESTS}
     environment.globals |= {
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
@@ -275,19 +361,24 @@ class Sandbox:
 
     def __init__(self, source: str) -> None:
         self._environment = _environment()
-        self._environment.reset()  # jinja2 folds constants while it compiles, and that counts too
-        self._template = self._environment.from_string(source)
+        self._environment.budget.reset()  # jinja2 folds constants while it compiles, and that counts too
+        try:
+            self._template = self._environment.from_string(source)
+        except (ValueError, MemoryError) as error:  # a number of too many digits is one of the built-ins' errors
+            raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from None
         self._lock = threading.Lock()
         self.has_generation = "endgeneration" in source
 
     def render(self, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the (start, end) of each `{% generation %}` block in it."""
         with self._lock:
-            self._environment.reset()
+            self._environment.budget.reset()
             try:
                 text = "".join(self._template.generate(**variables))
             except RecursionError:
                 raise SecurityError("the template calls itself too deeply") from None
+            except MemoryError:
+                raise SecurityError("the template takes more memory than there is") from None
             except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
                 # A template's own mistakes surface as the built-ins that its expressions raise.
                 raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from None

@@ -115,8 +115,8 @@ def _cell(name: str, cell: str) -> Any:
             return cell  # an answer may well begin with a brace
     if name in _TEXT_OR_MESSAGES and begins in ("[", "{"):
         return _messages_or_text(cell)
-    if name == "label" and cell.lower() in ("true", "false"):
-        return cell.lower() == "true"
+    if name == "label" and cell.strip().lower() in ("true", "false"):
+        return cell.strip().lower() == "true"
     if name == "margin":
         try:
             return float(cell)

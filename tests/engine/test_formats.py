@@ -209,3 +209,39 @@ def test_every_kind_that_trains_says_which_formats_it_reads() -> None:
     from posttrain.engine import spec
 
     assert set(FORMATS_OF_KIND) == set(spec.KINDS) - {"evaluate"}
+
+
+def test_a_byte_order_mark_and_null_fields_are_no_mistake() -> None:
+    """OpenAI's own library writes the fields that a message does not have as null."""
+    message = {"role": "assistant", "content": "a", "refusal": None, "function_call": None}
+    line = json.dumps({"messages": [{"role": "user", "content": "q"}, message]}).encode()
+    assert validate_lines([b"\xef\xbb\xbf" + line + b"\n"]).problems == []
+    refused = json.dumps({"messages": [{**message, "refusal": "no"}]}).encode()
+    assert "messages[0].refusal: unknown field" in str(validate_lines([refused]).problems[0])
+
+
+def _called(calls: list[str], answers: list[str | None]) -> dict[str, Any]:
+    called = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in calls]
+    told: list[dict[str, Any]] = [{"role": "tool", "content": f"of {name}", "tool_call_id": name} for name in answers]
+    turn = {"role": "assistant", "content": None, "tool_calls": called}
+    return {"messages": [{"role": "user", "content": "q"}, turn, *told]}
+
+
+def test_answers_of_tools_are_given_to_their_calls() -> None:
+    example = read_conversation(_called(["f", "g"], ["g", "f"]), "messages")
+    assert [message["content"] for message in example.messages[2:]] == ["of f", "of g"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "answers", "problem"),
+    [
+        (["f", "g"], ["f", "h"], "messages[3].tool_call_id: 'h' is the id of no call"),
+        (["f", "g"], ["f", "f"], "messages[3].tool_call_id: a second answer"),
+        (["f", "f"], ["f"], "messages[1].tool_calls[1].id: a second call"),
+        (["f", "g"], ["f", None], "messages[3].tool_call_id: is missing"),
+        (["f", "g"], ["g"], "messages[1].tool_calls[0].id: has no answer"),
+    ],
+)
+def test_an_answer_that_fits_no_call_is_a_bad_row(calls: list[str], answers: list[str | None], problem: str) -> None:
+    report = validate_lines([json.dumps(_called(calls, answers)).encode()])
+    assert f"row 1, field {problem}" in str(report.problems[0])

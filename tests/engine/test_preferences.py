@@ -209,11 +209,14 @@ def test_a_row_of_another_format_says_what_it_lacks() -> None:
 
 
 def test_a_label_that_is_text_is_a_column_like_any_other() -> None:
-    report = validate_lines([b'{"prompt": "q", "completion": "a", "label": "sports"}'])
-    assert (report.format, report.notes) == (
-        "prompt_completion",
-        ["column 'label' (1 rows) is not read by format prompt_completion"],
-    )
+    report = validate_lines([b'{"instruction": "q", "output": "a", "label": "sports"}'])
+    assert (report.format, report.notes) == ("alpaca", ["column 'label' (1 rows) is not read by format alpaca"])
+
+
+@pytest.mark.parametrize("label", ['"1"', '"yes"', '"True"', "1"])
+def test_a_label_beside_prompt_and_completion_is_a_boolean_or_an_error(label: str) -> None:
+    report = validate_lines([b'{"prompt": "q", "completion": "a", "label": ' + label.encode() + b"}"])
+    assert "row 1, field label: must be true or false, not " in str(report.problems[0])
 
 
 EMPTY_ANSWERS = {"turn 2 (Assistant) is empty": 3, "turn 4 (Assistant) is empty": 1}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import jinja2
 import pytest
 
+from posttrain.engine.data.sandbox import Sandbox
 from posttrain.engine.data.template import CHATML, ChatTemplate, builtin_template
 from posttrain.engine.errors import TemplateError
 from tests.engine.tiny import tiny_tokenizer
@@ -120,6 +123,68 @@ HOSTILE = {
 def test_a_hostile_template_is_stopped(name: str) -> None:
     with pytest.raises(TemplateError):
         ChatTemplate(HOSTILE[name]).render(MESSAGES)
+
+
+IN_A_LOOP = "{{% set s = {} %}}{{% for i in range({}) %}}{{% set x = {} %}}{{% endfor %}}"
+LIMITED = {
+    "bytes of a text": "{% set x = 'x'.encode() * 900000000 %}",
+    "bytes padded": "{% set x = 'x'.encode().ljust(900000000) %}",
+    "bytes by attr": "{% set x = ('x' | attr('encode'))() * 900000000 %}",
+    "bytes of a number": "{% set x = (5).to_bytes(900000000, 'big') %}",
+    "long separators": "{% set x = ([0] * 9000) | tojson(separators=('x' * 100000, ':')) %}",
+    "indentation": "{% set ns = namespace(x=[0] * 100000) %}"
+    "{% for i in range(300) %}{% set ns.x = [ns.x] %}{% endfor %}"
+    "{% set x = ns.x | tojson(indent=16) %}",
+    "sorting": IN_A_LOOP.format("('ab' * 100000) | list", 50, "s | sort"),
+    "cases": IN_A_LOOP.format("'ab' * 2000000", 200, "s | upper | lower"),
+    "methods": IN_A_LOOP.format("'ab' * 2000000", 200, "s.upper()"),
+    "splitting": IN_A_LOOP.format("'ab' * 2000000", 9, "s.split('a')"),
+    "slices": IN_A_LOOP.format("'ab' * 2000000", 9999, "s[1:]"),
+    "searching": IN_A_LOOP.format("'ab' * 2000000", 9999, "'bb' in s"),
+    "searching by a test": IN_A_LOOP.format("'ab' * 2000000", 9999, "'bb' is in s"),
+    "comparing": IN_A_LOOP.format("['ab' * 2000000, 'ab' * 2000000]", 9999, "s[0] == s[1]"),
+    "concatenating": IN_A_LOOP.format("'ab' * 1000000", 999, "s ~ 'c'"),
+    "adding": IN_A_LOOP.format("'ab' * 1000000", 999, "s + 'c'"),
+    "conditions": IN_A_LOOP.format("1", 9999, "0") + "{% for a in range(9999) %}{% for b in range(99999) if false %}"
+    "{% endfor %}{% endfor %}",
+    "generators": IN_A_LOOP.format("range(99999)", 9999, "s | select | select('none') | list"),
+    "lists in lists": IN_A_LOOP.format("[[0]] * 99999", 9, "s | sum(start=[])"),
+    "large numbers": "{% set s = ('f' * 2000000) | int(base=16) %}{% set x = s // 3 %}",
+    "large literals": "{% set x = 0x" + "f" * 5000 + " // 0xff3 %}",
+    "decimal digits": "{% set x = 1" + "0" * 5000 + " %}",
+    "digits": "{% set x = 1 | round(99999999, 'ceil') %}",
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_work_and_memory_are_limited_and_the_limit_is_named(name: str) -> None:
+    """Nothing is printed, so no limit of printed text ends these."""
+    begun = time.process_time()
+    limits = "more than 67108864 units of work|longer than 4194304|is unsafe|above 2[*][*]63|at most 16|numbers only"
+    limits += "|4300 digits"
+    with pytest.raises(TemplateError, match=limits):
+        ChatTemplate(LIMITED[name]).render(MESSAGES)
+    assert time.process_time() - begun < 20
+
+
+def test_running_out_of_memory_is_the_templates_error() -> None:
+    def full() -> None:
+        raise MemoryError
+
+    with pytest.raises(jinja2.TemplateError, match="more memory than there is"):
+        Sandbox("{{ full() }}").render({"full": full})
+
+
+def test_a_long_conversation_stays_within_the_limits() -> None:
+    """200 turns of 5000 characters, with what templates do to each turn."""
+    text = (
+        "{% for m in messages %}{% if loop.index0 == messages | length - 1 or m.content in ('a', 'b') %}{% endif %}"
+        "{% if '</think>' in m.content %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}"
+        "{% else %}{{ (m.content | trim)[:-1] + 'x' }}{% endif %}"
+        "{% set users = messages | selectattr('role', 'equalto', 'user') | list %}{{ users | length }}{% endfor %}"
+    )
+    shown = ChatTemplate(text).render([{"role": "user", "content": "word " * 1000}] * 200)
+    assert shown == ("word " * 999 + "worx200") * 200
 
 
 @pytest.mark.parametrize(
