@@ -343,7 +343,8 @@ def _environment() -> _BoundedEnvironment:
     environment.filters |= {"int": integer, "round": rounded, "sum": total}
     environment.filters = {name: budget.filter(name, plain) for name, plain in environment.filters.items()}
     environment.filters |= _hooks(budget)
-    environment.tests |= {name: budget.test(environment.tests[name]) for name in READING_TESTS}
+    tests: dict[str, Any] = environment.tests
+    tests |= {name: budget.test(tests[name]) for name in READING_TESTS}
     environment.globals |= {
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
