@@ -20,7 +20,6 @@ EXPECTED: dict[str, tuple[int, str]] = {
     "not_json.jsonl": (3, "not JSON: Expecting value (column 31)"),
     "truncated.jsonl": (4, "not JSON: Unterminated string"),
     "latin1.jsonl": (2, "not UTF-8: byte 0xe9 at position 15"),
-    "byte_order_mark.jsonl": (1, "BOM"),
     "list.jsonl": (0, "is a JSON list, not one object a line"),
     "nul_bytes.jsonl": (2, "not JSON"),
     "windows_line_ends.jsonl": (2, "field prompt: is empty"),
