@@ -246,7 +246,9 @@ def test_checkers_never_raise(checker: str, answer: str) -> None:
 @given(answer=st.text())
 def test_constraints_never_raise(kind: str, answer: str) -> None:
     parameters = next(c[1] for c in CONSTRAINTS if c[0] == kind)
-    judge("constraints", answer, {"constraints": [{"kind": kind, **parameters}]})
+    verdict = judge("constraints", answer, {"constraints": [{"kind": kind, **parameters}]})
+    assert verdict.reason
+    assert verdict == judge("constraints", answer, {"constraints": [{"kind": kind, **parameters}]})
 
 
 def test_unknown_checker_is_an_error() -> None:
