@@ -37,8 +37,9 @@ types: $(VENV)/.dev
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+# One thread a process: two that share two cores with another test wait for each other most of the time.
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/.dev  ## the property tests on new random cases
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis

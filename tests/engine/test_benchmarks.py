@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from datasets import Dataset
 
 from benchmarks import __main__ as command
-from benchmarks import growth, measure, ours, peer, report, scale, workload
+from benchmarks import growth, measure, ours, passes, peer, report, scale, workload
 from benchmarks.measure import Result, Step, UnequalWorkError
 from benchmarks.workload import ENTRIES
 from posttrain.engine.data.encoded import Group, Row
@@ -249,6 +249,16 @@ def test_growth_measures_the_rows_that_it_says() -> None:
     assert found["tokens_s"] > 0
     text = growth.table([{**found, "tokens_s": 1234.5, "share": 0.5}])
     assert text.splitlines()[-1] == "| 64 | 3 | 1,234 | 50% |"
+
+
+def test_passes_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(passes.SIZES, "3m", workload.SMOKE["3m"])
+    found = [passes.measure("sft_lora", "3m", size, 1) for size in (256, 4096)]
+    assert [one["micro_tokens"] for one in found] == [256, 4096]
+    assert all(one["tokens_s"] > 0 and one["peak_mb"] > 100 for one in found)
+    text = passes.table([{**one, "tokens_s": 1234.5, "peak_mb": 600.2} for one in found])
+    assert text.splitlines()[0] == "| entry | model | 256 | 4,096 |"
+    assert text.splitlines()[-1] == "| sft_lora | 3m | 1,234 tokens/s, 600 MB | 1,234 tokens/s, 600 MB |"
 
 
 def test_scale_goes_through_all_stages(tmp_path: Path) -> None:
