@@ -9,17 +9,17 @@ from __future__ import annotations
 import copy
 import math
 import random
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 
 from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.packing import split_in_parts
+from posttrain.engine.data.views import Places
 from posttrain.engine.errors import CancelledError, EmptyDatasetError, NonFiniteError
 from posttrain.engine.events import HELD_OUT_PREFIX
 from posttrain.engine.methods.base import Method, Models, never
@@ -30,29 +30,9 @@ LOSS = HELD_OUT_PREFIX + "loss"
 _R = TypeVar("_R")
 
 
-class _Without(Sequence[_R]):
-    """Rows but for some places, without a copy: a source may be on disk. Eight bytes a row."""
-
-    def __init__(self, rows: Sequence[_R], places: set[int]) -> None:
-        self._rows = rows
-        self._places = array("q", (place for place in range(len(rows)) if place not in places))
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> _R: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[_R]: ...
-    def __getitem__(self, index: int | slice) -> _R | Sequence[_R]:
-        if isinstance(index, slice):
-            return [self._rows[place] for place in self._places[index]]
-        return self._rows[self._places[index]]
-
-
 def split_share(
     names: Sequence[str], sources: Sequence[Sequence[_R]], ratio: float, seed: int
-) -> tuple[list[Sequence[_R]], list[list[_R]]]:
+) -> tuple[list[Sequence[_R]], list[Sequence[_R]]]:
     """Each source without its held-out rows, and each one's held-out rows; both in the order of the data.
 
     A source gives `ratio` of its rows, rounded; which ones depends on the seed, its name and its size. So one that is
@@ -62,17 +42,17 @@ def split_share(
         EmptyDatasetError: no row would be held out, or a source would have none left to train on.
     """
     kept: list[Sequence[_R]] = []
-    held: list[list[_R]] = []
+    held: list[Sequence[_R]] = []
     for index, rows in enumerate(sources):
         # Seeded by text: Python hashes it with sha512, so the draw does not depend on PYTHONHASHSEED.
         rng = random.Random(f"posttrain-held-out/{seed}/{names[index]}")
         drawn = set(rng.sample(range(len(rows)), round(ratio * len(rows))))
-        kept.append(_Without(rows, drawn))
+        kept.append(Places(rows, (place for place in range(len(rows)) if place not in drawn)))
         is_known = names[index] in names[:index]
-        held.append([] if is_known else [rows[place] for place in sorted(drawn)])
+        held.append(Places(rows, [] if is_known else sorted(drawn)))
         if rows and not kept[-1]:
             raise EmptyDatasetError(f"{names[index]}: held_out.ratio {ratio:g} leaves none of its {len(rows)} rows")
-    if not any(held):
+    if not any(map(len, held)):
         count = sum(map(len, sources))
         raise EmptyDatasetError(
             f"held_out.ratio: {ratio:g} of {count} rows is no row",
