@@ -23,7 +23,7 @@ from posttrain.engine.data.views import Places
 from posttrain.engine.errors import CancelledError, EmptyDatasetError, NonFiniteError
 from posttrain.engine.events import HELD_OUT_PREFIX
 from posttrain.engine.methods.base import Method, Models, never
-from posttrain.engine.spec import HeldOutOptions
+from posttrain.engine.options import HeldOut, HeldOutOptions, HeldOutShare
 
 LOSS = HELD_OUT_PREFIX + "loss"
 
@@ -59,6 +59,32 @@ def split_share(
             hint=f"a ratio of {min(0.5, 1 / max(count, 1)):.2g} or more holds out a row, or name datasets of their own",
         )
     return kept, held
+
+
+def arrange_side(
+    method: Method, rows: Sequence[AnyRow], max_tokens: int, options: HeldOut, *, is_held: bool
+) -> Sequence[AnyRow]:
+    """The method's `arrange` of one source's rows that are held out, or that are left to train on.
+
+    Raises:
+        EmptyDatasetError: these rows are too few for the method; says which side of which split they are.
+    """
+    try:
+        return method.arrange(rows, max_tokens)
+    except EmptyDatasetError as error:
+        if not (is_held or isinstance(options, HeldOutShare)):
+            raise
+        counted = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
+        datasets = "datasets of their own with held_out: {type: data, datasets: [NAME@1]}"
+        if not isinstance(options, HeldOutShare):
+            side, hint = "held out", "name a dataset with rows of more prompts in held_out.datasets"
+        elif is_held:
+            side = f"held out by held_out.ratio {options.ratio:g}"
+            hint = f"raise held_out.ratio, so that rows of two prompts or more are held out, or name {datasets}"
+        else:
+            side = f"left to train on by held_out.ratio {options.ratio:g}"
+            hint = f"lower held_out.ratio, so that rows of two prompts or more are left, or name {datasets}"
+        raise EmptyDatasetError(f"{error} (in the {counted} {side})", hint) from None
 
 
 def measure(

@@ -33,7 +33,7 @@ from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
 from posttrain.engine.exactness import check_exactness
-from posttrain.engine.held_out import split_share
+from posttrain.engine.held_out import arrange_side, split_share
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
@@ -205,8 +205,8 @@ class _Attempt:
             self._note(f"held out: {num_held} of {num_held + sum(map(len, sources))} rows")
         elif isinstance(options, HeldOutData):
             held = [reader.read(dataset) for dataset in self.task.held_out]
-        arranged = [method.arrange(rows, limit) for rows in sources]
-        return arranged, Chain([method.arrange(rows, limit) for rows in held if len(rows)])
+        kept = [arrange_side(method, rows, limit, options, is_held=False) for rows in sources]
+        return kept, Chain([arrange_side(method, rows, limit, options, is_held=True) for rows in held if len(rows)])
 
     # -- model ---------------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,33 @@ def test_a_share_of_no_row_and_of_all_rows_is_refused() -> None:
         split_share(["a@1", "b@1"], [list(range(100)), list(range(3))], 0.9, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("rows", "ratio", "side", "hint"),
+    [
+        (labelled_of(24), 0.05, "(in the 1 row held out by held_out.ratio 0.05)", "raise held_out.ratio"),
+        (labelled_of(10), 0.9, "(in the 1 row left to train on by held_out.ratio 0.9)", "lower held_out.ratio"),
+        (labelled_of(24), 0.0, "(in the 1 row held out)", "name a dataset with rows of more prompts"),
+    ],
+    ids=["held out", "left", "a dataset"],
+)
+def test_kto_says_on_which_side_there_is_only_one_prompt(
+    tmp_path: Path, rows: list[Any], ratio: float, side: str, hint: str
+) -> None:
+    """Its loss compares each row with an answer to another prompt, of held-out rows too."""
+    task = make_task(tmp_path, "dpo", loss={"type": "kto"}, rows=rows, held_out={**SHARE, "ratio": ratio or 0.5})
+    if not ratio:
+        held = save_dataset(tmp_path / "one.jsonl", labelled_of(1), "unpaired").model_copy(update={"ref": "one@1"})
+        options = {"type": "data", "datasets": ["one@1"]}
+        task = with_task(task, held_out=[held], spec={**task.spec.model_dump(), "held_out": options})
+    record = run_training(task, tmp_path / "a1")
+    assert record.code == "EMPTY_DATASET"
+    name = "data@1" if ratio else "one@1"
+    assert record.message == (
+        f"{name}: kto compares each row with an answer to another prompt; there is only one prompt {side}"
+    )
+    assert record.hint.startswith(hint)
+
+
 def test_the_loss_is_what_transformers_computes_of_the_saved_model(tmp_path: Path) -> None:
     task = with_data(make_task(tmp_path, "sft", optimizer={"learning_rate": 3e-2}), tmp_path / "held")
     record = succeeded(task, tmp_path / "a1")
