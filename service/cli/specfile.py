@@ -30,7 +30,7 @@ class SpecFileError(click.ClickException):
         super().__init__("\n".join([*lines, f"hint: {HINT}"]))
 
     def show(self, file: Any = None) -> None:
-        click.echo(clean(self.format_message()), err=True)
+        click.echo(clean(self.format_message()), file=file, err=file is None)
 
 
 @dataclass

@@ -595,6 +595,35 @@ def test_wrong_usage(cli: Cli, arguments: list[str]) -> None:
     assert err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [EVIL],
+        ["jobs", EVIL],
+        ["jobs", "list", "--limit", EVIL],
+        ["jobs", "list", f"--{EVIL}"],
+        ["datasets", "add", "rows", EVIL],
+        ["datasets", "add", "rows", f"{EVIL}/x.jsonl"],
+        ["datasets", "add", "rows", "x", "--on-bad-row", EVIL],
+        ["submit", EVIL],
+        ["submit", "x.yaml", "--set", EVIL],
+        ["init", EVIL],
+        ["init", "ift", f"/no/{EVIL}"],
+        ["plan", "x.yaml", "--model", f"{EVIL}@1"],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(EVIL, "EVIL"),
+)
+def test_an_argument_is_not_repeated_to_the_terminal_as_it_is(
+    cli: Cli, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(SPEC)
+    code, out, err = cli(*arguments)
+    assert (code, out) == (Exit.USAGE, "")
+    assert not set(out + err) & set("\x1b\x07\u202e\x9b\r"), err
+    assert err.endswith("\n")
+
+
 def test_a_misspelt_command(cli: Cli) -> None:
     code, _, err = cli("sumbit", "x.yaml")
     assert code == Exit.USAGE
