@@ -644,6 +644,18 @@ def test_a_server_that_cannot_start_says_why(cli: Cli, fake: FakeServer, tmp_pat
         assert "Traceback" not in err
 
 
+def test_a_port_that_is_taken_is_said_in_one_line(fake: FakeServer, tmp_path: Path) -> None:
+    """In a process of its own, where gRPC's C core would write a line of its own to stderr."""
+    command = [sys.executable, "-m", "posttrain.service.cli", "serve", "--home", str(tmp_path / "home")]
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    done = subprocess.run(
+        [*command, "--address", fake.address], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.returncode == Exit.CONFLICT
+    hint = "is another server there? --address 127.0.0.1:0 takes any free port"
+    assert (done.stdout, done.stderr) == ("", f"error: cannot listen on {fake.address}: {hint}\n")
+
+
 def test_an_error_that_was_not_foreseen_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any) -> None:
         raise ZeroDivisionError
