@@ -20,6 +20,7 @@ from posttrain.engine.errors import ModelError, SpecError
 from posttrain.engine.lora import LoraLinear, use_one_product
 from posttrain.engine.quantization import dequantize
 from posttrain.engine.spec import LoraAdapter
+from posttrain.engine.targets import check_targets
 from posttrain.engine.weights import ADAPTER_CONFIG_FILE
 
 
@@ -29,8 +30,10 @@ def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequen
     At initialisation the model computes exactly what it did before (B = 0; arXiv:2106.09685).
 
     Raises:
-        SpecError: a target that is no module of the model.
+        SpecError: a target that is no layer of the model.
     """
+    # peft passes over a target that names nothing as long as another one names something.
+    check_targets(options.targets, [name for name, layer in module.named_modules() if _has_matrix(layer)])
     rows: dict[str, list[int]] = {}
     embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
     if token_ids:
@@ -109,6 +112,10 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
+
+
+def _has_matrix(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear | nn.Embedding | Conv1D)
 
 
 def _name_of(module: nn.Module, wanted: nn.Module) -> str:

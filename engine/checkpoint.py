@@ -86,6 +86,9 @@ def save_checkpoint(
 ) -> Path:
     """Writes `step-N` under `parent`, then removes all but the newest `keep` and those of `kept_steps`.
 
+    Those of later steps go, too: a run that went back to an earlier one has left them, damaged for instance. They must
+    not take the place of what this run has, nor be resumed from.
+
     Raises:
         DiskFullError: no space left; what was there before is untouched.
     """
@@ -107,7 +110,9 @@ def save_checkpoint(
         manifest = {"format": FORMAT_VERSION, "step": step, "spec_digest": spec_digest, "files": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, sort_keys=True, indent=1), "utf-8")
         commit_folder(temporary, target)
-    for old in find_checkpoints(parent)[keep:]:
+    found = find_checkpoints(parent)
+    earlier = [path for path in found if _step_of(path) <= step]
+    for old in [*found[: len(found) - len(earlier)], *earlier[keep:]]:
         if _step_of(old) not in kept_steps:
             shutil.rmtree(old)
     return target

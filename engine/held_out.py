@@ -9,50 +9,30 @@ from __future__ import annotations
 import copy
 import math
 import random
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 
 from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.packing import split_in_parts
+from posttrain.engine.data.views import Places
 from posttrain.engine.errors import CancelledError, EmptyDatasetError, NonFiniteError
 from posttrain.engine.events import HELD_OUT_PREFIX
 from posttrain.engine.methods.base import Method, Models, never
-from posttrain.engine.spec import HeldOutOptions
+from posttrain.engine.options import HeldOut, HeldOutOptions, HeldOutShare
 
 LOSS = HELD_OUT_PREFIX + "loss"
 
 _R = TypeVar("_R")
 
 
-class _Without(Sequence[_R]):
-    """Rows but for some places, without a copy: a source may be on disk. Eight bytes a row."""
-
-    def __init__(self, rows: Sequence[_R], places: set[int]) -> None:
-        self._rows = rows
-        self._places = array("q", (place for place in range(len(rows)) if place not in places))
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> _R: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[_R]: ...
-    def __getitem__(self, index: int | slice) -> _R | Sequence[_R]:
-        if isinstance(index, slice):
-            return [self._rows[place] for place in self._places[index]]
-        return self._rows[self._places[index]]
-
-
 def split_share(
     names: Sequence[str], sources: Sequence[Sequence[_R]], ratio: float, seed: int
-) -> tuple[list[Sequence[_R]], list[list[_R]]]:
+) -> tuple[list[Sequence[_R]], list[Sequence[_R]]]:
     """Each source without its held-out rows, and each one's held-out rows; both in the order of the data.
 
     A source gives `ratio` of its rows, rounded; which ones depends on the seed, its name and its size. So one that is
@@ -62,23 +42,49 @@ def split_share(
         EmptyDatasetError: no row would be held out, or a source would have none left to train on.
     """
     kept: list[Sequence[_R]] = []
-    held: list[list[_R]] = []
+    held: list[Sequence[_R]] = []
     for index, rows in enumerate(sources):
         # Seeded by text: Python hashes it with sha512, so the draw does not depend on PYTHONHASHSEED.
         rng = random.Random(f"posttrain-held-out/{seed}/{names[index]}")
         drawn = set(rng.sample(range(len(rows)), round(ratio * len(rows))))
-        kept.append(_Without(rows, drawn))
+        kept.append(Places(rows, (place for place in range(len(rows)) if place not in drawn)))
         is_known = names[index] in names[:index]
-        held.append([] if is_known else [rows[place] for place in sorted(drawn)])
+        held.append(Places(rows, [] if is_known else sorted(drawn)))
         if rows and not kept[-1]:
             raise EmptyDatasetError(f"{names[index]}: held_out.ratio {ratio:g} leaves none of its {len(rows)} rows")
-    if not any(held):
+    if not any(map(len, held)):
         count = sum(map(len, sources))
         raise EmptyDatasetError(
             f"held_out.ratio: {ratio:g} of {count} rows is no row",
             hint=f"a ratio of {min(0.5, 1 / max(count, 1)):.2g} or more holds out a row, or name datasets of their own",
         )
     return kept, held
+
+
+def arrange_side(
+    method: Method, rows: Sequence[AnyRow], max_tokens: int, options: HeldOut, *, is_held: bool
+) -> Sequence[AnyRow]:
+    """The method's `arrange` of one source's rows that are held out, or that are left to train on.
+
+    Raises:
+        EmptyDatasetError: these rows are too few for the method; says which side of which split they are.
+    """
+    try:
+        return method.arrange(rows, max_tokens)
+    except EmptyDatasetError as error:
+        if not (is_held or isinstance(options, HeldOutShare)):
+            raise
+        counted = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
+        datasets = "datasets of their own with held_out: {type: data, datasets: [NAME@1]}"
+        if not isinstance(options, HeldOutShare):
+            side, hint = "held out", "name a dataset with rows of more prompts in held_out.datasets"
+        elif is_held:
+            side = f"held out by held_out.ratio {options.ratio:g}"
+            hint = f"raise held_out.ratio, so that rows of two prompts or more are held out, or name {datasets}"
+        else:
+            side = f"left to train on by held_out.ratio {options.ratio:g}"
+            hint = f"lower held_out.ratio, so that rows of two prompts or more are left, or name {datasets}"
+        raise EmptyDatasetError(f"{error} (in the {counted} {side})", hint) from None
 
 
 def measure(

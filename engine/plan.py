@@ -29,6 +29,7 @@ from typing import Any
 
 from posttrain.engine.errors import ModelError, SpecError
 from posttrain.engine.spec import DpoSpec, EmaAveraging, GrpoSpec, KtoLoss, LoraAdapter, RewardSpec, TrainSpec
+from posttrain.engine.targets import is_named
 
 PROCESS_BYTES = 440 * 10**6
 CUDA_BYTES = 600 * 10**6
@@ -299,7 +300,11 @@ def _gb(number: int) -> str:
 def _adapted(lora: LoraAdapter, shapes: Shapes) -> Mapping[str, tuple[int, int]]:
     if not lora.targets:
         return shapes.matrices
-    return {name: shape for name, shape in shapes.matrices.items() if f".{name}".rsplit(".", 2)[-2] in lora.targets}
+    return {
+        name: shape
+        for name, shape in shapes.matrices.items()
+        if name.endswith(".weight") and is_named(name.removesuffix(".weight"), lora.targets)
+    }
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from posttrain.engine.errors import SpecError, UnsupportedModelError
 from posttrain.engine.options import Adapter, LoraAdapter
+from posttrain.engine.targets import is_named
 
 BLOCK = 64  # weights that share a magnitude
 
@@ -67,7 +68,7 @@ def quantize(module: Any, lora: LoraAdapter, device: torch.device) -> None:
     found = [
         (name, layer)
         for name, layer in module.named_modules()
-        if type(layer) is nn.Linear and layer is not head and _is_target(name, lora.targets)
+        if type(layer) is nn.Linear and layer is not head and (not lora.targets or is_named(name, lora.targets))
     ]
     if not found:
         raise SpecError(
@@ -131,8 +132,3 @@ def _quantized(layer: nn.Linear, device: torch.device) -> Any:
     # Else a pass in eval mode on a CPU with AVX512-BF16 would round the layer's statistics to bfloat16, for good.
     made.support_avx512bf16_for_cpu = False
     return made
-
-
-def _is_target(name: str, targets: list[str]) -> bool:
-    """As peft matches names."""
-    return not targets or any(name == target or name.endswith(f".{target}") for target in targets)

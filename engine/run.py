@@ -27,12 +27,13 @@ from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.data.mixing import check_shares
 from posttrain.engine.data.reading import RowReader, key_parts
-from posttrain.engine.data.token_cache import TokenCache, sizes_of
+from posttrain.engine.data.token_cache import TokenCache
+from posttrain.engine.data.views import Chain, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
 from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
 from posttrain.engine.exactness import check_exactness
-from posttrain.engine.held_out import split_share
+from posttrain.engine.held_out import arrange_side, split_share
 from posttrain.engine.loop import Trainer
 from posttrain.engine.methods import Method, Models, method_of
 from posttrain.engine.models import (
@@ -194,18 +195,18 @@ class _Attempt:
 
     def _hold_out(
         self, sources: Sequence[Sequence[AnyRow]], method: Method, reader: RowReader, limit: int
-    ) -> tuple[list[Sequence[AnyRow]], list[AnyRow]]:
+    ) -> tuple[list[Sequence[AnyRow]], Sequence[AnyRow]]:
         """The rows to train on by source, and those to be held out, arranged apart: neither knows of the other."""
-        options, held = self.task.spec.held_out, list[list[AnyRow]]()
+        options, held = self.task.spec.held_out, list[Sequence[AnyRow]]()
         if isinstance(options, HeldOutShare):
             names = [dataset.ref for dataset in self.task.datasets]
             sources, held = split_share(names, sources, options.ratio, self.task.spec.seed)
             num_held = sum(map(len, held))
             self._note(f"held out: {num_held} of {num_held + sum(map(len, sources))} rows")
         elif isinstance(options, HeldOutData):
-            held = [list(reader.read(dataset)) for dataset in self.task.held_out]
-        arranged = [method.arrange(rows, limit) for rows in sources]
-        return arranged, [row for rows in held if rows for row in method.arrange(rows, limit)]
+            held = [reader.read(dataset) for dataset in self.task.held_out]
+        kept = [arrange_side(method, rows, limit, options, is_held=False) for rows in sources]
+        return kept, Chain([arrange_side(method, rows, limit, options, is_held=True) for rows in held if len(rows)])
 
     # -- model ---------------------------------------------------------------------------------------------------------
 

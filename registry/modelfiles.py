@@ -143,7 +143,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def count_parameters(path: Path) -> int:
-    """Numbers stored in a safetensors file, by its header, which is checked against the file's length.
+    """Numbers stored in a safetensors file. Raises as `tensor_shapes`."""
+    return sum(math.prod(shape) for shape in tensor_shapes(path).values())
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors of a safetensors file by its header, which is checked against the file's length.
 
     Format: 8 bytes little-endian header length, JSON header, tensor bytes without gaps.
 
@@ -164,7 +169,7 @@ def count_parameters(path: Path) -> int:
         header.pop("__metadata__", None)
         spans = sorted(_span(name, tensor) for name, tensor in header.items())
         end = 0
-        for begin, stop, _ in spans:
+        for begin, stop in spans:
             if begin != end:
                 raise ValueError("tensors overlap or leave a gap")
             end = stop
@@ -172,7 +177,7 @@ def count_parameters(path: Path) -> int:
             raise ValueError(f"it should have {8 + length + end} bytes and has {num_bytes}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnsafeWeightsError(f"{path.name} is not a safetensors file: {error}") from error
-    return sum(count for _, _, count in spans)
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -182,7 +187,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, int]:
+def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int]:
     begin, stop = tensor["data_offsets"]
     shape = tensor["shape"]
     if not all(type(number) is int and 0 <= number < 2**60 for number in (begin, stop, *shape)):
@@ -190,7 +195,7 @@ def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, int]:
     count = math.prod(shape)
     if (stop - begin) * 8 != count * _BITS[tensor["dtype"]]:
         raise ValueError(f"tensor {shown(name)} has {stop - begin} bytes, not what its shape needs")
-    return begin, stop, count
+    return begin, stop
 
 
 def template_digest(files: Mapping[str, Path]) -> str:

@@ -13,11 +13,20 @@ from pydantic import Field, ValidationError
 from sqlmodel import col, desc, func, select
 
 from posttrain.engine.spec import Option, canonical_json, parse_spec, sha256_text
+from posttrain.engine.targets import layers_of
 from posttrain.engine.task import ModelInput, TrainTask
 from posttrain.registry import datasets, lineage
 from posttrain.registry.artifacts import scan_folder
 from posttrain.registry.errors import InvalidArgumentError, NotFoundError, TamperedError
-from posttrain.registry.modelfiles import ModelFolder, Role, inspect_folder, weights_digest
+from posttrain.registry.modelfiles import (
+    CONFIG_FILE,
+    ModelFolder,
+    Role,
+    inspect_folder,
+    read_json,
+    tensor_shapes,
+    weights_digest,
+)
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import LATEST, check_name, parse_ref
 from posttrain.registry.store import Store
@@ -282,13 +291,8 @@ def model_input(store: Store, project: str, ref: str) -> ModelInput:
         BadRefError, NotFoundError: no such version.
         TamperedError: a record or a byte on the way was changed.
     """
-    with store.read() as tx:
-        version = get_version(tx, project, ref)
-        chain = [(version, checked_manifest(tx, version))]
-        while chain[-1][1].form == "adapter":
-            parent = version_by_id(tx, chain[-1][0].parent)
-            chain.append((parent, checked_manifest(tx, parent)))
-    folders = [(store.artifacts.materialise(manifest.digests), manifest.digests) for _, manifest in reversed(chain)]
+    version, chain = _chain(store, project, ref)
+    folders = [(store.artifacts.materialise(manifest.digests), manifest.digests) for manifest in reversed(chain)]
     paths = [str(folder) for folder, _ in folders]
     return ModelInput(
         ref=version.ref,
@@ -298,3 +302,29 @@ def model_input(store: Store, project: str, ref: str) -> ModelInput:
         weights_digest=version.weights_digest,
         files={str(folder / name): sha256 for folder, digests in folders for name, sha256 in digests.items()},
     )
+
+
+def layers_of_version(store: Store, project: str, ref: str) -> list[str] | None:
+    """Names of the layers that a version's weights are for, from config and headers; see `targets.layers_of`.
+
+    Raises:
+        BadRefError, NotFoundError, TamperedError: as `model_input`.
+        UnsafeWeightsError, ModelError: a stored file cannot be read.
+    """
+    root = _chain(store, project, ref)[1][-1].digests
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, sha256 in root.items():
+        if name.endswith(".safetensors"):
+            shapes.update(tensor_shapes(store.artifacts.path(sha256)))
+    return layers_of(read_json(store.artifacts.path(root[CONFIG_FILE])), shapes)
+
+
+def _chain(store: Store, project: str, ref: str) -> tuple[VersionRecord, list[Manifest]]:
+    """A version, and the manifests from it down to the full weights that its adapters are for."""
+    with store.read() as tx:
+        version = record = get_version(tx, project, ref)
+        found = [checked_manifest(tx, record)]
+        while found[-1].form == "adapter":
+            record = version_by_id(tx, record.parent)
+            found.append(checked_manifest(tx, record))
+    return version, found

@@ -7,7 +7,7 @@ however long the job waits. A job whose references are wrong is never created.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.engine.data.formats import Format, formats_for
@@ -16,6 +16,7 @@ from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
     HeldOutData,
+    LoraAdapter,
     OwnTemplate,
     ThenGate,
     TrainSpec,
@@ -23,12 +24,13 @@ from posttrain.engine.spec import (
     canonical_json,
     parse_spec,
 )
+from posttrain.engine.targets import wrong_targets
 from posttrain.evals.errors import PolicyError
 from posttrain.evals.policy import Policy
 from posttrain.registry import datasets, suites, versions
 from posttrain.registry.errors import BadRefError, ConflictError, InvalidArgumentError, NotFoundError
 from posttrain.registry.refs import check_alias
-from posttrain.registry.store import Transaction
+from posttrain.registry.store import Store, Transaction
 from posttrain.registry.tables import JobRecord
 from posttrain.service import lifecycle, states
 from posttrain.service.convert import to_dict
@@ -141,13 +143,33 @@ class References:
             raise InvalidFieldError(self._wrong)
 
 
-def pin(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> AnySpec:
+def wrong_targets_of(store: Store, project: str, spec: AnySpec) -> list[FieldViolation]:
+    """Names in `adapter.targets` that are no layers of the base, by what its files say: the server loads no model. What
+    they do not say, or a base that cannot be read, is the attempt's to tell."""
+    if not isinstance(spec, TrainSpec) or not isinstance(spec.adapter, LoraAdapter) or not spec.adapter.targets:
+        return []
+    try:
+        layers = versions.layers_of_version(store, project, spec.base)
+    except (EngineError, OSError):
+        return []
+    wrong = wrong_targets(spec.adapter.targets, layers) if layers is not None else {}
+    return [FieldViolation(f"adapter.targets[{index}]", what) for index, what in wrong.items()]
+
+
+def pin(
+    tx: Transaction, project: str, spec: AnySpec, policies: Policies, wrong: Sequence[FieldViolation] = ()
+) -> AnySpec:
     """The spec with every reference as a number.
 
+    Args:
+        wrong: what was found wrong before, outside of the transaction.
+
     Raises:
-        InvalidFieldError: names each field whose reference does not exist.
+        InvalidFieldError: names each field whose reference does not exist, and those of `wrong`.
     """
     check = References(tx, project)
+    for violation in wrong:
+        check.wrong(violation.field, violation.description)
     if isinstance(spec, EvaluateSpec):
         changes: dict[str, Any] = {"version": check.version("version", spec.version)}
         if isinstance(spec.template, VersionEvalTemplate):
@@ -181,12 +203,18 @@ def pin(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> Any
 
 
 def create(
-    tx: Transaction, project: str, spec: AnySpec, policies: Policies, request_id: str = "", parent_job: str = ""
+    tx: Transaction,
+    project: str,
+    spec: AnySpec,
+    policies: Policies,
+    request_id: str = "",
+    parent_job: str = "",
+    wrong: Sequence[FieldViolation] = (),
 ) -> JobRecord:
     """A queued job; with a known request id and the same spec, the job that was made then.
 
     Raises:
-        InvalidFieldError: a reference of the spec is wrong.
+        InvalidFieldError: a reference of the spec is wrong, or there are `wrong` ones.
         AlreadyExistsError: the request id was used for another spec.
     """
     asked = canonical_json(spec)
@@ -194,16 +222,18 @@ def create(
     known = tx.recall(project, "SubmitJob", request_id, asked)
     if known:
         return tx.get_job(project, known)
-    job = tx.create_job(project, pin(tx, project, spec, policies), parent_job=parent_job)
+    job = tx.create_job(project, pin(tx, project, spec, policies, wrong), parent_job=parent_job)
     tx.remember(project, "SubmitJob", request_id, asked, job.id)
     if isinstance(spec, TrainSpec):
         tx.start_chain(project, job.id)
     return lifecycle.move(tx, job, JobEvent.ACCEPTED, "accept")
 
 
-def preview(tx: Transaction, project: str, spec: AnySpec, policies: Policies) -> AnySpec:
+def preview(
+    tx: Transaction, project: str, spec: AnySpec, policies: Policies, wrong: Sequence[FieldViolation] = ()
+) -> AnySpec:
     """What `create` would queue; nothing is written. Raises as `create` does."""
-    return pin(tx, project, spec, policies)
+    return pin(tx, project, spec, policies, wrong)
 
 
 # -- cancelling -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ transformers.
 jinja2's `ImmutableSandboxedEnvironment` stops attribute tricks and mutation, but not `{% for a in range(99999) %}`
 nested four deep, a macro that calls itself twice, or `x ~ x` forty times. So each compiled template counts: every
 turn of a loop and every macro call costs one step of a budget, everything printed (also into a macro's or a block's
-buffer) costs its length, and operators, filters and methods cost what they read and build (`template_work.py`).
+buffer) costs its length (`template_hooks.py`), and operators, filters and methods cost what they read and build
+(`template_work.py`).
 
 The names that Hugging Face templates expect are here: `raise_exception`, `tojson` without HTML escapes, `namespace`,
 `{% generation %}`, loop controls and `strftime_now`. The last one answers with one fixed day: a prompt that changes
@@ -17,7 +18,7 @@ import datetime
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -28,6 +29,7 @@ from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from posttrain.engine.data.template_hooks import hooks, instrument
 from posttrain.engine.data.template_work import ITEM, READING_TESTS, Budget, bound, check_number, size, weigh
 
 FIXED_DAY = datetime.datetime(2025, 1, 1)
@@ -79,7 +81,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        _instrument(tree)
+        instrument(tree)
         # jinja2 gives an environment only to nodes that its own parser makes, and constant folding needs it.
         tree.set_environment(self)
         return tree
@@ -135,104 +137,6 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         for value in (owner, *args, *kwargs.values()):
             self.budget.read(value)
         return super().call(context, callee, *args, **kwargs)
-
-
-# Hooks into a compiled template are filters: unlike a variable, no `{% set %}` can put something else in their place.
-# `pass_context` keeps jinja2 from working them out while it compiles.
-
-
-def _hooks(budget: Budget) -> dict[str, Callable[..., Any]]:
-    @jinja2.pass_context
-    def tick(_: Any, value: Any) -> Any:
-        budget.tick()
-        return value
-
-    @jinja2.pass_context
-    def item(_: Any, value: Any) -> Any:
-        budget.charge(ITEM)
-        return value
-
-    @jinja2.pass_context
-    def emit(_: Any, value: Any) -> Any:
-        budget.write(len(value) if isinstance(value, str) else weigh(value))
-        return value
-
-    @jinja2.pass_context
-    def concat(_: Any, *parts: Any) -> str:
-        length = sum(map(weigh, parts))
-        bound(length)
-        budget.charge(length)
-        return "".join(map(str, parts))
-
-    @jinja2.pass_context
-    def read(_: Any, value: Any) -> Any:
-        budget.read(value)
-        return value
-
-    @jinja2.pass_context
-    def searched(_: Any, value: Any) -> Any:
-        if not isinstance(value, dict):
-            budget.read(value)
-        return value
-
-    @jinja2.pass_context
-    def sliced(_: Any, value: Any) -> Any:
-        if isinstance(value, str | list | tuple):
-            budget.charge(size(value))
-        return value
-
-    hooks = (tick, item, emit, concat, read, searched, sliced)
-    return {f"${hook.__name__}": hook for hook in hooks}
-
-
-def _hook(name: str, node: nodes.Node, *others: nodes.Expr) -> nodes.Filter:
-    hook = nodes.Filter(cast(nodes.Expr, node), f"${name}", list(others), [], None, None)
-    hook.set_lineno(node.lineno or 1)
-    return hook
-
-
-def _instrument(tree: nodes.Node) -> None:
-    """Adds the counting: loops and macros tick, printed values are emitted, and what jinja2 has no hook for (`a ~ b`,
-    comparisons, slices, a loop's condition) is charged."""
-
-    def swapped(value: Any) -> Any:
-        if isinstance(value, nodes.Node):
-            _instrument(value)
-        if isinstance(value, nodes.Concat):
-            return _hook("concat", *value.nodes)
-        if isinstance(value, nodes.Getitem) and isinstance(value.arg, nodes.Slice):
-            value.node = _hook("sliced", value.node)
-        return value
-
-    for key, value in list(tree.iter_fields()):
-        setattr(tree, key, [swapped(item) for item in value] if isinstance(value, list) else swapped(value))
-    if isinstance(tree, nodes.For | nodes.Macro | nodes.CallBlock):
-        tree.body.insert(0, nodes.ExprStmt(_hook("tick", nodes.Const(None))).set_lineno(tree.lineno))
-    if isinstance(tree, nodes.For) and tree.test is not None:
-        tree.test = _hook("item", tree.test)
-    if isinstance(tree, nodes.Const):
-        check_number(tree.value)
-    if isinstance(tree, nodes.Compare):
-        _instrument_comparison(tree)
-    if isinstance(tree, nodes.Output):
-        tree.nodes = [
-            _hook("emit", nodes.Const(node.data) if isinstance(node, nodes.TemplateData) else node)
-            for node in tree.nodes
-        ]
-
-
-def _instrument_comparison(tree: nodes.Compare) -> None:
-    """The right side bounds the work: what is equal has its length, what is found in it is shorter. A constant's
-    length is the template's."""
-    left: nodes.Expr = tree.expr
-    for operand in tree.ops:
-        right = operand.expr
-        if operand.op in ("in", "notin"):
-            if not isinstance(right, nodes.Const):
-                operand.expr = _hook("searched", right)
-        elif not isinstance(left, nodes.Const) and not isinstance(right, nodes.Const):
-            operand.expr = _hook("read", right)
-        left = right
 
 
 def _bound_replace(text: str, old: Any, new: Any) -> None:
@@ -342,7 +246,7 @@ def _environment() -> _BoundedEnvironment:
     environment.filters |= {"tojson": _tojson, "join": join, "replace": replace}
     environment.filters |= {"int": integer, "round": rounded, "sum": total}
     environment.filters = {name: budget.filter(name, plain) for name, plain in environment.filters.items()}
-    environment.filters |= _hooks(budget)
+    environment.filters |= hooks(budget)
     tests: dict[str, Any] = environment.tests
     tests |= {name: budget.test(tests[name]) for name in READING_TESTS}
     environment.globals |= {

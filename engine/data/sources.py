@@ -210,11 +210,15 @@ def data_files(folder: Path, note: Callable[[str], None]) -> list[Path]:
     """The data files in a folder and below it, sorted by path; hidden ones and links to folders are not followed.
 
     Raises:
-        DataError: none, too many, or files of several splits, which nobody wants in one dataset.
+        DataError: none, too many, or files of several splits, which nobody wants in one dataset; a link to a file
+            elsewhere, which somebody may have put there for rows that are not meant to be sent.
     """
     found: list[Path] = []
     left_out: list[str] = []
+    links: list[str] = []
+    root = folder.resolve()
     for place, folders, names in os.walk(folder):
+        links += [name for name in folders if (Path(place) / name).is_symlink()]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(place) / name
@@ -222,13 +226,20 @@ def data_files(folder: Path, note: Callable[[str], None]) -> list[Path]:
                 continue
             is_data = path.suffix.lower() in KINDS and name not in ("dataset_info.json", "dataset_infos.json")
             (found.append(path) if is_data else left_out.append(name))
+            if is_data and path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise DataError(
+                    f"{printable(path.relative_to(folder).as_posix(), MAX_FIELD)}: is a link to a file outside of the "
+                    f"folder {printable(folder.name, MAX_FIELD)}",
+                    hint="give that file itself, or a folder with a copy of it (cp -RL FOLDER COPY)",
+                )
             if len(found) > MAX_FILES:
                 raise DataError(f"{folder.name}: more than {MAX_FILES} files", hint="join them, or give a file")
     if not found:
         raise DataError(f"{folder.name}: no data file in it", hint=f"a data file is {', '.join(KINDS)}")
     if left_out:
-        shown = ", ".join(sorted(left_out)[:5]) + (" and others" if len(left_out) > 5 else "")
-        note(f"{len(left_out)} files of the folder are no data and left out: {shown}")
+        note(f"{len(left_out)} files of the folder are no data and left out: {_some(left_out)}")
+    if links:
+        note(f"{len(links)} links to folders are not followed: {_some(links)}")
     words = ((word, path) for path in found for word in re.split(r"[^a-z]+", str(path.relative_to(folder)).lower()))
     splits = {_SPLITS[word]: path.name for word, path in words if word in _SPLITS}
     if len(splits) > 1:
@@ -238,3 +249,7 @@ def data_files(folder: Path, note: Callable[[str], None]) -> list[Path]:
             hint="add each split as a dataset of its own: give its files, or a folder with them alone",
         )
     return sorted(found)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (" and others" if len(names) > 5 else "")

@@ -296,12 +296,6 @@ class _Blocks:
         self._file.write(block)
 
 
-def sizes_of(rows: Sequence[AnyRow]) -> Sizes:
-    if isinstance(rows, EncodedRows):
-        return rows.sizes
-    return Sizes(sum(map(len, rows)), max(row.longest for row in rows), max(map(len, rows)))
-
-
 def _num_blocks(num_bytes: int) -> int:
     return -(-num_bytes // BLOCK_BYTES)
 

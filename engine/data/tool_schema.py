@@ -41,6 +41,7 @@ _DIALECTS = (
     jsonschema.Draft201909Validator,
     jsonschema.Draft202012Validator,
 )
+_KNOWN = "draft-04, draft-06, draft-07, 2019-09 and 2020-12 at json-schema.org"
 # Whether an argument is evaluated depends on other keywords' outcome, or on the way that was taken: not bounded here.
 _UNSUPPORTED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef")
 _OPENING = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref", "dependentSchemas")
@@ -224,11 +225,11 @@ def _validator(text: str) -> Any:
     if not isinstance(named, str):
         raise UncheckableError(f"names its dialect ($schema) by {kind_of(named)}, not text")
     try:
-        dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
+        dialect = validator_for(schema, default=None if "$schema" in schema else jsonschema.Draft202012Validator)
     except ValueError:  # its name is no URL
         dialect = None
     if dialect not in _DIALECTS:
-        raise UncheckableError("is of a dialect of JSON schema that is not known")
+        raise UncheckableError(f"is of a dialect ($schema) that is not known: {shown(repr(named))}; {_KNOWN} are")
     try:
         dialect.check_schema(schema, format_checker=jsonschema.FormatChecker(()))
     except jsonschema.SchemaError as error:

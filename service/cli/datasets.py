@@ -59,12 +59,13 @@ def add(
     FILE is JSONL, JSON (a list of rows), CSV, TSV or Parquet, a folder of such files, or ORG/NAME on the Hugging Face
     hub. Rows are messages, prompt/completion, Alpaca, ShareGPT, preference, labelled ones or prompts. Every row is
     checked, and the version is sealed: it never changes after that. If a row is wrong, nothing is sealed, unless it may
-    be skipped.
+    be skipped; the number stays with what was uploaded, and the next one is a higher one.
     """
     from posttrain.engine.data.sources import HUB_NAME, KINDS, HubSource, prepared, shown_name
     from posttrain.service.cli.progress import open_progress
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.show import echo_dataset
+    from posttrain.service.client import ClientError
 
     path = Path(source)
     given: Path | HubSource = path
@@ -88,7 +89,12 @@ def add(
             )
         progress.finish(what)
         progress.note("checking every row")
-        sealed = client.seal_dataset(uploaded.name, on_bad_row, deduplicate, held_out, seed, rows.files)
+        try:
+            sealed = client.seal_dataset(uploaded.name, on_bad_row, deduplicate, held_out, seed, rows.files)
+        except ClientError as error:
+            if error.code == "INVALID_ARGUMENT":
+                progress.note(f"{uploaded.ref} stays open and no job takes it; the next upload has a higher number")
+            raise
     if as_json:
         echo_json(sealed)
     else:

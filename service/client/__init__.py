@@ -16,12 +16,6 @@ What is where:
     specs.py     a spec as a dict into its message
 """
 
-import os
-
-# Before grpc is loaded: its C core writes its own log lines to stderr, over a progress bar or a terminal UI. What goes
-# wrong reaches us as exceptions.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
 from posttrain.service.client.aio import AsyncClient
 from posttrain.service.client.base import new_request_id
 from posttrain.service.client.channel import check_address

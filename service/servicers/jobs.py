@@ -28,8 +28,9 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
         policies = self._core.policy
         if jobs.wants_suites(spec):
             await self._core.ensure_suites(project)
+        wrong = await self._core.thread(jobs.wrong_targets_of, self._core.store, project, spec)
         if request.validate_only:
-            pinned = await self._core.read(lambda tx: jobs.preview(tx, project, spec, policies))
+            pinned = await self._core.read(lambda tx: jobs.preview(tx, project, spec, policies, wrong))
             return jobs_pb2.Job(
                 spec=spec_to_proto(pinned.model_dump(mode="json")),
                 spec_json=canonical_json(pinned),
@@ -40,7 +41,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
             )
 
         def create(tx: Transaction) -> jobs_pb2.Job:
-            return _message(tx, jobs.create(tx, project, spec, policies, request_id))
+            return _message(tx, jobs.create(tx, project, spec, policies, request_id, wrong=wrong))
 
         return await self._core.write(create)
 

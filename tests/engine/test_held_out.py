@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import signal
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from posttrain.engine import feed as feed_module
 from posttrain.engine.averaging import Average
 from posttrain.engine.checkpoint import find_checkpoints
+from posttrain.engine.data import reading
 from posttrain.engine.data.encode import Encoder
+from posttrain.engine.data.encoded import Row
+from posttrain.engine.data.token_cache import EncodedRows, TokenCache
 from posttrain.engine.data.validate import iter_examples
+from posttrain.engine.data.views import Chain, Places, sizes_of
 from posttrain.engine.errors import EmptyDatasetError
 from posttrain.engine.events import CheckpointSaved, HeldOutMetrics, Note, StepMetrics
 from posttrain.engine.held_out import History, split_share
@@ -72,7 +78,8 @@ def loss_of(output: Path, path: Path) -> float:
 def test_a_share_is_drawn_of_each_source_by_the_seed() -> None:
     sources = [list(range(20)), list(range(100, 110)), [200]]
     names = ["a@1", "b@1", "c@1"]
-    views, held = split_share(names, sources, 0.3, seed=1)
+    views, apart_views = split_share(names, sources, 0.3, seed=1)
+    held = [list(view) for view in apart_views]
     kept = [list(view) for view in views]
     assert [view[1:3] for view in views] == [rows[1:3] for rows in kept]
     assert [len(rows) for rows in kept] == [14, 7, 1]
@@ -81,8 +88,8 @@ def test_a_share_is_drawn_of_each_source_by_the_seed() -> None:
         assert trained == sorted(trained)
     assert [len(rows) for rows in held] == [6, 3, 0]
     again, same = split_share(names, sources, 0.3, seed=1)
-    assert ([list(view) for view in again], same) == (kept, held)
-    assert split_share(names, sources, 0.3, seed=2)[1] != held
+    assert ([list(view) for view in again], [list(view) for view in same]) == (kept, held)
+    assert [list(view) for view in split_share(names, sources, 0.3, seed=2)[1]] != held
 
 
 def test_a_share_of_no_row_and_of_all_rows_is_refused() -> None:
@@ -91,6 +98,33 @@ def test_a_share_of_no_row_and_of_all_rows_is_refused() -> None:
     assert "a ratio of 0.14 or more" in caught.value.hint
     with pytest.raises(EmptyDatasetError, match=r"b@1: held_out\.ratio 0\.9 leaves none of its 3 rows"):
         split_share(["a@1", "b@1"], [list(range(100)), list(range(3))], 0.9, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ratio", "side", "hint"),
+    [
+        (labelled_of(24), 0.05, "(in the 1 row held out by held_out.ratio 0.05)", "raise held_out.ratio"),
+        (labelled_of(10), 0.9, "(in the 1 row left to train on by held_out.ratio 0.9)", "lower held_out.ratio"),
+        (labelled_of(24), 0.0, "(in the 1 row held out)", "name a dataset with rows of more prompts"),
+    ],
+    ids=["held out", "left", "a dataset"],
+)
+def test_kto_says_on_which_side_there_is_only_one_prompt(
+    tmp_path: Path, rows: list[Any], ratio: float, side: str, hint: str
+) -> None:
+    """Its loss compares each row with an answer to another prompt, of held-out rows too."""
+    task = make_task(tmp_path, "dpo", loss={"type": "kto"}, rows=rows, held_out={**SHARE, "ratio": ratio or 0.5})
+    if not ratio:
+        held = save_dataset(tmp_path / "one.jsonl", labelled_of(1), "unpaired").model_copy(update={"ref": "one@1"})
+        options = {"type": "data", "datasets": ["one@1"]}
+        task = with_task(task, held_out=[held], spec={**task.spec.model_dump(), "held_out": options})
+    record = run_training(task, tmp_path / "a1")
+    assert record.code == "EMPTY_DATASET"
+    name = "data@1" if ratio else "one@1"
+    assert record.message == (
+        f"{name}: kto compares each row with an answer to another prompt; there is only one prompt {side}"
+    )
+    assert record.hint.startswith(hint)
 
 
 def test_the_loss_is_what_transformers_computes_of_the_saved_model(tmp_path: Path) -> None:
@@ -475,6 +509,59 @@ def test_other_techniques_resume_to_the_last_bit_with_all_of_it(
     assert (record.summary["saved_step"], record.summary["steps"]) == (3, 8)
     for path in (tmp_path / "whole" / "output").glob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "a2" / "output" / path.name).read_bytes()
+
+
+def test_a_start_from_the_cache_reads_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is held out, and in whichever way: how long a start takes does not depend on the number of rows."""
+    monkeypatch.setattr(reading, "MIN_CACHED_BYTES", 0)
+    plain_run, plain_row, read = Trainer.run, EncodedRows.__getitem__, list[int]()
+
+    def run(self: Trainer) -> Any:
+        read.append(0)
+        return plain_run(self)
+
+    def row(self: EncodedRows, index: Any) -> Any:
+        read.append(1)
+        return plain_row(self, index)
+
+    monkeypatch.setattr(Trainer, "run", run)
+    monkeypatch.setattr(EncodedRows, "__getitem__", row)
+    plain = make_task(tmp_path, "sft", duration={"type": "steps", "max_steps": 2}, held_out=SHARE)
+    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(plain.base.path).iterdir()}
+    cached = {"cache": str(tmp_path / "tokens"), "base": {**plain.base.model_dump(), "files": files}}
+    for number, task in enumerate([plain, with_data(plain, tmp_path / "held")]):
+        without = succeeded(task, tmp_path / f"without{number}")
+        read.clear()
+        found = succeeded(with_task(task, **cached), tmp_path / f"with{number}")
+        assert read[0] == 0, "no row was read before the training began"
+        assert sum(read) > 6
+        assert {**found.summary, "training_s": 0} == {**without.summary, "training_s": 0}
+
+
+def test_sizes_of_some_places_are_the_share_and_the_bounds_of_the_whole(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path)
+    rows = [Row(array("i", [0] * length), bytes(length), "data@1", length) for length in (2, 10, 3, 5)]
+    with cache.writer("a" * 64) as made:
+        for row in rows:
+            made.add(row)
+    on_disk = cache.open("a" * 64, "data@1")
+    assert on_disk is not None
+    assert sizes_of(on_disk) == (20, 10, 10)
+    assert sizes_of(Places(on_disk, [0, 2, 3])) == (15, 10, 10), "three quarters of the tokens; row 1 is not excepted"
+    assert sizes_of(Places(rows, [0, 2, 3])) == (10, 5, 5), "counted where they are in memory"
+
+
+def test_a_chain_is_its_sources_one_after_another() -> None:
+    whole = [1, 2, 3, 4, 5, 6]
+    chain = Chain([[1, 2], [], Places([0, 3, 0, 4], [1, 3]), [5], [6]])
+    assert len(chain) == 6
+    assert list(chain) == whole
+    assert [chain[place] for place in range(-6, 6)] == whole + whole
+    assert [chain[1:5:2], chain[-2:], chain[::-1]] == [whole[1:5:2], whole[-2:], whole[::-1]]
+    for place in (6, -7):
+        with pytest.raises(IndexError):
+            chain[place]
+    assert (len(Chain([])), len(Chain([[]]))) == (0, 0)
 
 
 def test_a_dataset_that_is_listed_twice_is_held_out_once_and_wholly() -> None:

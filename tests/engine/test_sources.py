@@ -270,7 +270,10 @@ def test_a_folder_is_its_files_in_order_and_rows_are_named_by_file(tmp_path: Pat
             *(SourceFile("a.json", 2), SourceFile("b/two.jsonl", 3)),
             *(SourceFile("c.csv", 2), SourceFile("d.parquet", 1), SourceFile("e?.json", 1)),
         ]
-        assert made.notes == ["1 files of the folder are no data and left out: README.md"]
+        assert made.notes == [
+            "1 files of the folder are no data and left out: README.md",
+            "1 links to folders are not followed: link",
+        ]
     assert [str(problem) for problem in checked(tmp_path).problems] == [
         "b/two.jsonl, row 3, field completion: is missing",
         "c.csv, row 2: has 1 cells, and the header has 2",
@@ -297,6 +300,31 @@ def test_a_files_name_that_a_server_refuses_is_refused_before_a_row_is_read(
     with pytest.raises(DataError, match=message) as caught, prepared(tmp_path):
         pass
     assert caught.value.hint == "rename the file"
+
+
+def test_a_link_out_of_a_folder_is_refused_and_one_within_is_followed(tmp_path: Path) -> None:
+    """Also through a link in between, and where it leads nowhere; the folder itself may be a link."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "secret.json").write_text(json.dumps([ROW]))
+    folder, given = tmp_path / "folder", tmp_path / "given"
+    (folder / "below").mkdir(parents=True)
+    given.symlink_to(folder)
+    (folder / "a.json").write_text(json.dumps([ROW]))
+    (folder / "below" / "b.json").symlink_to("../a.json")
+    (folder / "notes.txt").symlink_to(tmp_path / "other" / "secret.json")  # no data: not read
+    with prepared(given) as made:
+        assert made.files == [SourceFile("a.json", 1), SourceFile("below/b.json", 1)]
+    for target in ("../../other/secret.json", tmp_path / "other" / "secret.json", "/no/such.json", "../c.json"):
+        if target == "../c.json":
+            (folder / "c.json").symlink_to("../other/secret.json")
+        (folder / "below" / "c.json").symlink_to(target)
+        first = r"(below/)?c\.json: is a link to a file outside of the folder given"
+        with pytest.raises(DataError, match=first) as caught, prepared(given):
+            pass
+        assert "give that file itself" in caught.value.hint
+        (folder / "below" / "c.json").unlink()
+    with prepared(folder / "c.json") as made:
+        assert made.path.read_bytes().count(b"\n") == 1, "a link that is given by name is meant"
 
 
 def test_a_folder_of_several_splits_is_not_mixed(tmp_path: Path) -> None:

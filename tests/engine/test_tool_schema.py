@@ -98,14 +98,23 @@ def test_an_unknown_tool_and_an_answer_without_a_call() -> None:
         (objects(a={"$ref": "https://example.com/a.json"}), "refers to 'https://example.com/a.json'"),
         (objects(a={"$ref": "other.json#/a"}), "refers to 'other.json#/a'"),
         (objects(a={"$ref": "#/$defs/none"}), "its schema has no '/$defs/none'"),
-        ({"$schema": "http://json-schema.org/draft-03/schema#"}, "a dialect of JSON schema that is not known"),
+        (
+            {"$schema": "http://json-schema.org/draft-03/schema#"},
+            "is of a dialect ($schema) that is not known: 'http://json-schema.org/draft-03/schema#'; draft-04,",
+        ),
+        (
+            {"$schema": "https://json-schema.org/draft-07/schema"},
+            "not known: 'https://json-schema.org/draft-07/schema'",
+        ),
+        ({"$schema": "https://example.com/mine"}, "($schema) that is not known: 'https://example.com/mine'"),
+        ({"$schema": ""}, "($schema) that is not known: ''"),
         ({"unevaluatedProperties": False}, "uses unevaluatedProperties"),
         (objects(a={"enum": list(range(5000))}), "has more than 2048 values"),
         (objects(a={"pattern": "(?=x)"}), "the pattern '(?=x)' cannot be matched in bounded time"),
         ({"$schema": ["x"]}, "names its dialect ($schema) by a list, not text"),
         ({"$schema": {}}, "names its dialect ($schema) by an object, not text"),
         ({"$schema": 7}, "names its dialect ($schema) by a number, not text"),
-        ({"$schema": "http://[x"}, "is of a dialect of JSON schema that is not known"),
+        ({"$schema": "http://[x"}, "($schema) that is not known: 'http://[x'"),
         (objects(a={"pattern": "(?x)a"}), "has the flag x"),
         (objects(a={"pattern": r"(\pL{1,200})0_i$"}), "repeats too much"),
         (objects(a={"pattern": r"((a{20}){20}){20}"}), "repeats too much"),
@@ -116,6 +125,24 @@ def test_a_schema_that_cannot_be_checked_is_named(schema: dict[str, Any], reason
     ((field, said),) = findings(schema, {"a": "x"})
     assert field in ("tools[0].parameters", "messages[1].tool_calls[0].arguments")
     assert reason in said
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        "http://json-schema.org/draft-04/schema#",
+        "http://json-schema.org/draft-06/schema",
+        "http://json-schema.org/draft-07/schema#",
+        "https://json-schema.org/draft/2019-09/schema",
+        "https://json-schema.org/draft/2020-12/schema#",
+    ],
+)
+def test_known_dialects_are_taken_at_their_word(dialect: str) -> None:
+    schema = {"$schema": dialect, **objects(a={"type": "string"})}
+    assert findings(schema, {"a": "x"}) == []
+    ((field, said),) = findings(schema, {"a": 1})
+    assert field == "messages[1].tool_calls[0].arguments.a"
+    assert "string" in said
 
 
 @pytest.mark.parametrize(

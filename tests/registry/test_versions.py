@@ -247,6 +247,16 @@ def test_an_adapter_is_laid_over_the_full_weights_of_its_chain(world: World) -> 
     )
 
 
+def test_the_layers_of_an_adapter_are_those_of_its_full_weights(world: World) -> None:
+    shapes = {"model.layers.0.mlp.up_proj.weight": (4, 8), "model.norm.weight": (8,)}
+    tensors = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+    _, task = world.train_job("base@1")
+    versions.register_trained(world.store, P, task, write_model(world.fresh("out"), 0.0, TEMPLATE, tensors))
+    _, task = world.train_job("bot@1", output="lora")
+    versions.register_trained(world.store, P, task, write_adapter(world.fresh("adapter")))
+    assert versions.layers_of_version(world.store, P, "lora@1") == ["model.layers.0.mlp.up_proj"]
+
+
 def test_an_adapters_weights_are_its_own_its_scale_and_its_base(world: World) -> None:
     seen = set()
     for base_value, value, alpha in ((1.0, 1.0, 16), (2.0, 1.0, 16), (1.0, 2.0, 16), (1.0, 1.0, 32)):

@@ -13,7 +13,10 @@ from posttrain.registry import datasets, sealing
 from posttrain.registry.importing import import_model
 from posttrain.registry.store import open_store
 from posttrain.registry.suites import add_suite
+from posttrain.service.cli import run
 
+from .answers import SPEC, Cli
+from .fake_server import FakeServer
 from .serving import Server
 from .tiny import make_tiny_model
 
@@ -95,3 +98,30 @@ def shared(tmp_path_factory: pytest.TempPathFactory, seeded_home: Path) -> Itera
     server = Server(home, fake=True).start()
     yield server
     server.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    server = FakeServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cli(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Runs a command against the fake; gives exit code, stdout and stderr."""
+    monkeypatch.setenv("POSTTRAIN_ADDRESS", fake.address)
+    monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path / "home"))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return str(path)

@@ -121,8 +121,11 @@ def test_files_of_all_kinds_are_added_and_what_was_left_out_is_shown(
     assert (code, out) == (Exit.USAGE, "")
     assert "a.csv, row 2: has 3 cells, and the header has 2 (and 1 more)" in err
     assert "files[b.json].rows[2].completion: is missing" in err
+    assert "rows@1 stays open and no job takes it; the next upload has a higher number" in err
     code, out, err = cli("datasets", "add", "rows", str(folder), "--on-bad-row", "skip", "--deduplicate")
     assert code == Exit.OK, err
+    assert "use it in a spec: data: [{dataset: rows@2}]" in err
+    assert [record["sealed"] for record in records(cli("datasets", "list", "rows", "--json")[1])] == [True, False]
     for text in ("skipped     2 bad rows", "duplicates  1 left out", "rows        2", "skipped: a.csv, row 2: has 3"):
         assert text in out, out
     many = tmp_path / "many.csv"
@@ -147,13 +150,13 @@ def test_bad_input_names_its_place_and_starts_nothing(
 ) -> None:
     serve(fake=True)
     for change, place in [
-        ("base=none@1", ":3: base: "),
-        ("data[0].dataset=none@1", ":5: data[0].dataset: "),
-        ("then.policy=none", ":7: then.policy: "),
+        ("base=none@1", "base: "),
+        ("data[0].dataset=none@1", "data[0].dataset: "),
+        ("then.policy=none", "then.policy: "),
     ]:
         code, out, err = cli("submit", spec, "--set", change)
         assert (code, out) == (Exit.USAGE, ""), err
-        assert f"{spec}{place}" in err, err
+        assert f"--set {change}: {place}" in err, err
     assert cli("jobs", "list", "--json")[1] == ""
     for data, place in [
         (b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "row 2"),

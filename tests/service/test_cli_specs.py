@@ -123,6 +123,33 @@ def test_files_that_are_no_yaml() -> None:
         read_spec(b"[" * 5000, "x.yaml")
 
 
+DEEP = "brackets or lists are nested too deeply for a spec"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[" * 20_000, DEEP),
+        ("- " * 20_000 + "x", DEEP),
+        ("2001-99-99", "'2001-99-99' is no usable date; in quotes it is a text"),
+        ("!!timestamp x", "'x' is no usable date; in quotes it is a text"),
+        ("9" * 5000, f"{'9' * 100!r} is no usable number"),
+        ("0x" + "f" * 5000, f"{'0x' + 'f' * 98!r} is no usable number"),
+        ("!!int x", "'x' is no usable number"),
+        ("!!float x", "'x' is no usable number"),
+        ("!!bool x", "'x' is no usable bool"),
+    ],
+)
+def test_a_value_that_yaml_stumbles_over_is_an_error_of_the_spec(value: str, message: str) -> None:
+    """In a file and in an override: never a traceback, nor a message about Python's recursion."""
+    with pytest.raises(SpecFileError) as caught:
+        read_spec(f"a:\n {value}\n".encode(), "x.yaml")
+    assert str(caught.value).splitlines()[0] == ("x.yaml: " if message == DEEP else "x.yaml:2: ") + message
+    with pytest.raises(SpecFileError) as caught:
+        read_spec(b"", "x.yaml").set(f"a={value}")
+    assert str(caught.value).splitlines()[0] == f"--set {f'a={value}'[:100].rstrip()}: {message}"
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_spec_or_an_error(data: bytes) -> None:
     try:
@@ -164,6 +191,46 @@ def test_an_option_from_the_command_line(assignment: str, check: Any) -> None:
     assert check(file.checked())
 
 
+LORA = GOOD + "adapter: {type: lora, rank: 4}\n"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["optimizer.learning_rate=fast"], "--set optimizer.learning_rate=fast: optimizer.learning_rate: input should"),
+        (["optimizer.learning_rate=1", "optimizer.learning_rate=x"], "--set optimizer.learning_rate=x: optimizer."),
+        (["optimizer={learning_rate: x}"], "--set optimizer={learning_rate: x}: optimizer.learning_rate: input"),
+        (["adapter={type: lora, rank: -1}"], "--set adapter={type: lora, rank: -1}: adapter.rank: input should"),
+        (["data[1].weight=2"], "--set data[1].weight=2: data[1].dataset: this option is needed"),
+        (["held_out.every_steps=5"], "--set held_out.every_steps=5: held_out: say which: type: none | share | data"),
+        (["seed=0", "adapter.rank=x"], "--set adapter.rank=x: adapter.rank: input should be a valid integer"),
+        # What the file says of the optimiser and what was given do not go together.
+        (["optimizer.name=adafactor", "optimizer.beta1=0.5"],
+         "x.yaml:6, with --set optimizer.name=adafactor --set optimizer.beta1=0.5: optimizer: "),
+        (["seed=0"], ""),
+    ],
+)  # fmt: skip
+def test_what_an_override_makes_wrong_is_named_by_the_override(assignments: list[str], said: str) -> None:
+    file = read_spec(LORA.encode(), "x.yaml")
+    for assignment in assignments:
+        file.set(assignment)
+    if not said:
+        file.checked()
+        return
+    with pytest.raises(SpecFileError) as caught:
+        file.checked()
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith(said), first
+    assert [line.partition(":")[0] for line in rest] == ["hint"]
+
+
+def test_an_option_of_the_file_keeps_its_line_beside_overrides() -> None:
+    file = read_spec(LORA.replace("1e-3", "fast").encode(), "x.yaml")
+    file.set("adapter.rank=8")
+    with pytest.raises(SpecFileError, match=r"^x\.yaml:7: optimizer\.learning_rate: "):
+        file.checked()
+
+
 STEPS = GOOD + "duration: {type: epochs, num_epochs: 1}\n"
 
 
@@ -200,12 +267,12 @@ MEMBER = "max_steps is an option of duration type steps: set duration.type=steps
 @pytest.mark.parametrize(
     ("text", "assignment", "message"),
     [
-        (STEPS, "duration.max_steps=5", f"x.yaml:8: duration.max_steps: {MEMBER}"),
-        (GOOD, "duration.max_steps=5", f"x.yaml: duration: say which: type: epochs | steps; {MEMBER}"),
-        (STEPS, "duration.max_stps=5", "x.yaml:8: duration.max_stps: no such option; the options here: "),
-        (STEPS, "duration.num_epoch=5", "x.yaml:8: duration.num_epoch: no such option; did you mean 'num_epochs'?"),
-        (STEPS, "duration.type=stps", "x.yaml:8: duration.type: say which: type: epochs | steps; did you mean 'steps'"),
-        (STEPS, "duration.type=[]", "x.yaml:8: duration.type: "),
+        (STEPS, "duration.max_steps=5", f"duration.max_steps: {MEMBER}"),
+        (GOOD, "duration.max_steps=5", f"duration: say which: type: epochs | steps; {MEMBER}"),
+        (STEPS, "duration.max_stps=5", "duration.max_stps: no such option; the options here: "),
+        (STEPS, "duration.num_epoch=5", "duration.num_epoch: no such option; did you mean 'num_epochs'?"),
+        (STEPS, "duration.type=stps", "duration.type: say which: type: epochs | steps; did you mean 'steps'"),
+        (STEPS, "duration.type=[]", "duration.type: "),
     ],
 )
 def test_an_option_of_another_choice_is_told_where_it_belongs(text: str, assignment: str, message: str) -> None:
@@ -213,7 +280,7 @@ def test_an_option_of_another_choice_is_told_where_it_belongs(text: str, assignm
     file.set(assignment)
     with pytest.raises(SpecFileError) as caught:
         file.checked()
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(f"--set {assignment}: {message}")
 
 
 def test_help_shows_how_a_choice_is_set(capsys: pytest.CaptureFixture[str]) -> None:

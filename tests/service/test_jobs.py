@@ -87,6 +87,9 @@ def test_validate_only_checks_and_keeps_nothing(shared: Server) -> None:
     assert plan.spec.sft.base == "tiny@1", "a reference is pinned when it is checked"
     with refused():
         submit(shared, train_spec(base="nobody@1"), validate_only=True)
+    with refused() as said:
+        submit(shared, train_spec(adapter={"type": "lora", "targets": ["w1"]}), validate_only=True)
+    assert set(said.fields) == {"adapter.targets[0]"}
     assert count(shared) == before
 
 
@@ -107,6 +110,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (train_spec(then={**GATE, "policy": "strict"}), "then.policy", "strict"),
     (train_spec(then={**GATE, "alias": "latest"}), "then.alias", "latest"),
     (train_spec(adapter={"type": "lora", "rank": 0}), "adapter.rank", "greater than or equal"),
+    (
+        train_spec(adapter={"type": "lora", "targets": ["q_proj", "w1"]}),
+        "adapter.targets[1]",
+        "'w1' is no layer of this model; its linear layers are down_proj, gate_proj, k_proj, o_proj, q_proj",
+    ),
     (train_spec(duration={"type": "epochs", "num_epochs": 0.0}), "duration.num_epochs", "greater than 0"),
     (train_spec(optimizer={"learning_rate": float("nan")}), "optimizer.learning_rate", ""),
     (train_spec(optimizer={"name": "adafactor", "beta1": 0.5}), "optimizer", "beta1: AdamW's"),
