@@ -80,8 +80,8 @@ class Offloaded(torch.autograd.graph.saved_tensors_hooks):
         super().__init__(pack, unpack)
 
 
-def saving(options: MemoryOptions, module: nn.Module) -> AbstractContextManager[Any]:
+def saving(options: MemoryOptions, modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
     """What to run a forward pass in that a backward pass follows; can be entered again and again."""
-    parameters = list(module.parameters())
+    parameters = [parameter for module in modules for parameter in module.parameters()]
     is_useful = options.offload_activations and parameters[0].is_cuda  # on a CPU they are there already
     return Offloaded(parameters) if is_useful else nullcontext()

@@ -4,6 +4,7 @@ it is used.
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,25 @@ def add_lora(module: Any, options: LoraAdapter, base_ref: str, token_ids: Sequen
     model.peft_config["default"].base_model_name_or_path = base_ref
     use_one_product(model)
     return model
+
+
+def add_second_adapter(peft: PeftModel, name: str) -> list[LoraLayer]:
+    """Puts another adapter with the options of the first into the same layers and leaves the first one in use; returns
+    the layers. At initialisation it changes nothing either.
+
+    peft trains the adapter in use only: a layer's `set_adapter(NAME)` chooses, and lets gradients flow to that one.
+    """
+    with _quiet():
+        peft.add_adapter(name, copy.deepcopy(peft.peft_config["default"]), autocast_adapter_dtype=False)
+    layers = [layer for layer in peft.modules() if isinstance(layer, LoraLayer)]
+    dtype = peft.base_model.model.dtype
+    for layer in layers:
+        layer.set_adapter(name)
+        for parameter in layer.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+        layer.set_adapter("default")
+    return layers
 
 
 def merge_trained(peft: PeftModel) -> None:

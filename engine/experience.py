@@ -19,8 +19,8 @@ from posttrain.engine.data.encoded import Branch, Group
 from posttrain.engine.data.packing import Batch
 from posttrain.engine.events import Note
 
-Values = Literal["sampled", "advantages", "old", "reference"]
-VALUES: tuple[Values, ...] = ("sampled", "advantages", "old", "reference")
+Values = Literal["sampled", "advantages", "old", "reference", "values", "returns"]
+VALUES: tuple[Values, ...] = ("sampled", "advantages", "old", "reference", "values", "returns")  # new ones at the end
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,16 @@ class Trained:
     """Of one completion, a number for each trained token.
 
     `sampled` are log-probabilities as the rollout computed them, `old` as the trainer did before the first update of
-    the rollout, `reference` those of the base. The last two are empty where the loss needs none.
+    the rollout, `reference` those of the base; `values` are those of the states as the value model had them before the
+    first update, `returns` what they are fitted to. The last four are empty where the loss needs none.
     """
 
     sampled: array[float]
     advantages: array[float]
     old: array[float] = field(default_factory=lambda: array("d"))
     reference: array[float] = field(default_factory=lambda: array("d"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    returns: array[float] = field(default_factory=lambda: array("d"))
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,10 @@ def to_plain(groups: Sequence[Experience]) -> list[dict[str, Any]]:
 
 
 def from_checkpoint(plain: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> list[Experience]:
-    """What `to_plain` and `to_tensors` were given."""
+    """What `to_plain` and `to_tensors` were given; values that an older version did not know are empty."""
     ids = array("i", tensors["ids"].tolist())
     masks = bytes(tensors["is_target"].tolist())
-    values = {name: array("d", tensors[name].tolist()) for name in VALUES}
+    values = {name: array("d", tensors[name].tolist() if name in tensors else ()) for name in VALUES}
     at, mask_at, value_at = 0, 0, dict.fromkeys(VALUES, 0)
     groups = []
     for entry in plain:
@@ -139,7 +142,7 @@ def from_checkpoint(plain: Sequence[Mapping[str, Any]], tensors: Mapping[str, Te
             branches.append(Branch(ids[at : at + length], masks[mask_at : mask_at + length]))
             at, mask_at = at + length, mask_at + length
             found = {}
-            for name, count in zip(VALUES, counts, strict=True):
+            for name, count in zip(VALUES, counts, strict=False):
                 found[name] = values[name][value_at[name] : value_at[name] + count]
                 value_at[name] += count
             trained.append(Trained(**found))

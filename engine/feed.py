@@ -24,7 +24,8 @@ from posttrain.engine.events import AnyEvent
 from posttrain.engine.experience import Experience, Rollout, from_checkpoint, to_plain, to_tensors
 from posttrain.engine.held_out import measure
 from posttrain.engine.methods.base import Method, Models, OnPolicyMethod
-from posttrain.engine.spec import EpochsDuration, GrpoSpec, TrainSpec
+from posttrain.engine.policy_options import RolloutOptions
+from posttrain.engine.spec import EpochsDuration, OnPolicyOptions, TrainSpec
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -111,7 +112,7 @@ class MixFeed:
 class RolloutFeed:
     """Minibatches of rollouts; see the module's docstring. Samples are appended to a file in `folder`."""
 
-    spec: GrpoSpec
+    spec: OnPolicyOptions
     mix: Mix
     sources: Sequence[Sequence[AnyRow]]
     method: OnPolicyMethod
@@ -127,7 +128,8 @@ class RolloutFeed:
         # What replaces groups that nothing can be learnt from comes in an order of its own, so that epochs stay whole.
         weights = [source.weight for source in self.spec.data]
         self._others = Mix([len(rows) for rows in self.sources], weights, self.spec.seed ^ 2**32)
-        update, batch = self.spec.update, self.spec.batch
+        rollout, update, batch = self.spec.rollout, self.spec.update, self.spec.batch
+        self._max_resamples = rollout.max_resamples if isinstance(rollout, RolloutOptions) else 0
         self._num_steps = update.num_minibatches * update.num_epochs  # of a whole rollout
         prompts = batch.num_rows * update.num_minibatches
         if isinstance(self.spec.duration, EpochsDuration):
@@ -170,17 +172,17 @@ class RolloutFeed:
         groups = list(made.groups)
         self._tell(made, step)
         metrics = dict(made.metrics)
-        for turn in range(1, self.spec.rollout.max_resamples + 1):
+        for turn in range(1, self._max_resamples + 1):
             empty = [place for place, group in enumerate(groups) if group.is_uniform]
             if not empty:
                 break
-            first = (number * self.spec.rollout.max_resamples + turn - 1) * len(groups)
+            first = (number * self._max_resamples + turn - 1) * len(groups)
             prompts = self._prompts(self._others, range(first, first + len(empty)))
             made = self.method.rollout(prompts, self.models, (number, turn), self.should_stop)
             self._tell(made, step)
             for place, group in zip(empty, made.groups, strict=True):
                 groups[place] = group
-        if self.spec.rollout.max_resamples:
+        if self._max_resamples:
             metrics["uniform_share"] = sum(group.is_uniform for group in groups) / len(groups)
         self._number, self._groups = number, groups
         self._metrics = {**metrics, "rollout_s": time.monotonic() - before}

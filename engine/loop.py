@@ -27,10 +27,10 @@ from posttrain.engine.errors import CancelledError, CheckpointError
 from posttrain.engine.events import AnyEvent, CheckpointSaved, HeldOutMetrics, Note, Resumed, StepMetrics
 from posttrain.engine.feed import Feed, MixFeed, RolloutFeed
 from posttrain.engine.held_out import LOSS, History
-from posttrain.engine.methods.base import Method, Models
+from posttrain.engine.methods.base import Method, Models, Window
 from posttrain.engine.non_finite import non_finite
-from posttrain.engine.optim import Optimizer, learning_rate
-from posttrain.engine.spec import EmaAveraging, GrpoSpec, NoHeldOut, TrainSpec, spec_digest
+from posttrain.engine.optimizers import Optimizers
+from posttrain.engine.spec import EmaAveraging, NoHeldOut, OnPolicyOptions, TrainSpec, spec_digest
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Trainer:
         weights = [source.weight for source in self.spec.data]
         mix = Mix([len(rows) for rows in self.sources], weights, self.spec.seed)
         self._feed: Feed
-        if isinstance(self.spec, GrpoSpec):
+        if isinstance(self.spec, OnPolicyOptions):
             method: Any = self.method  # of an on-policy kind, so it can roll out
             folder = self.checkpoints.parent
             self._feed = RolloutFeed(
@@ -75,15 +75,16 @@ class Trainer:
             )
         else:
             self._feed = MixFeed(self.spec, mix, self.sources, self.method, self.models, self.should_stop)
-        self._optimizer = Optimizer(self.models.policy.trainable(), self.spec.optimizer)
-        averaging = self.spec.averaging
-        self._average = Average(self._optimizer, averaging.decay) if isinstance(averaging, EmaAveraging) else None
+        self._optimizers = Optimizers(self.models, self.spec)
+        averaging, policy = self.spec.averaging, self._optimizers.policy
+        self._average = Average(policy, averaging.decay) if isinstance(averaging, EmaAveraging) else None
         self._digest = self.spec_sha256 or spec_digest(self.spec)
         self._counters = Counters()
         self._history = History()
         if self.spec.memory.gradient_checkpointing:
-            checkpoint_layers(self.models.policy.module)
-        self._saving = saving(self.spec.memory, self.models.policy.module)
+            for module in self.models.trained_modules():
+                checkpoint_layers(module)
+        self._saving = saving(self.spec.memory, self.models.trained_modules())
 
     @property
     def total_steps(self) -> int:
@@ -97,7 +98,7 @@ class Trainer:
             CheckpointError: of another model.
         """
         state = checkpoint.state
-        self._optimizer.load(checkpoint.tensors("model"), checkpoint.tensors("optimizer"))
+        self._optimizers.load(checkpoint.tensors)
         self.method.load_state_dict(state["method"])
         rollout = state.get("rollout", {})  # there is none in a checkpoint of a method without, nor in an older one
         self._feed.load_state(rollout, checkpoint.tensors("rollout") if rollout else {})
@@ -139,7 +140,8 @@ class Trainer:
         # What was sampled without dropout has to be computed without it. Layers that are computed again want train
         # mode; a config's dropout then shows in logp_difference.
         is_on_policy = isinstance(self._feed, RolloutFeed)
-        self.models.policy.module.train(not is_on_policy or self.spec.memory.gradient_checkpointing)
+        for module in self.models.trained_modules():
+            module.train(not is_on_policy or self.spec.memory.gradient_checkpointing)
         started, first = time.monotonic(), self._counters.step
         every, total = self.spec.checkpoint.every_steps, self.total_steps
         while True:
@@ -166,7 +168,9 @@ class Trainer:
             now = time.monotonic()
             done = self._counters.step
             update_s = now - before - values.get("rollout_s", 0.0)
-            values["tokens_per_s"] = values.pop("step_tokens") / max(update_s, 1e-9)
+            step_tokens = values.pop("step_tokens")
+            if "skipped" not in values:
+                values["tokens_per_s"] = step_tokens / max(update_s, 1e-9)
             eta_s = (now - started) / (done - first) * (total - done)
             self.events(StepMetrics(step=done, total_steps=total, values=values, eta_s=round(eta_s, 3)))
         self._put_weights()
@@ -189,44 +193,57 @@ class Trainer:
         number = self._counters.step + 1
         loss, sums = 0.0, self._feed.metrics()
         for micro in split(computed, self.spec.batch.micro_tokens):
-            batch = self.method.collate(micro, self.models.policy.device)
-            with self._saving:
-                share, metrics = self.method.loss(batch, self.models, window)
-            value = float(share.detach())
-            if not math.isfinite(value):
-                raise non_finite("the loss", value, number, micro, self.method, self.models, window)
-            share.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.accumulate()
-            loss += value
-            for name, metric in metrics.items():
-                sums[name] = sums.get(name, 0.0) + metric
-        if not computed:
-            self._optimizer.fill()
-        norm = self._optimizer.clip()
-        if not math.isfinite(norm):
-            what = "the gradient's norm"
-            raise non_finite(what, norm, number, computed, self.method, self.models, window, self._optimizer)
-        rate = learning_rate(self.spec.optimizer, self._counters.step, self.total_steps)
-        self._optimizer.step(rate)
-        if self._average is not None:
-            self._average.update(number)
+            loss += self._differentiate(micro, window, sums)
+        is_taken = self.method.accepts(sums)
+        if is_taken:
+            if not computed:
+                self._optimizers.fill()
+            norms = self._optimizers.clip()
+            norm = sum(norms.values())
+            if not math.isfinite(norm):
+                what = "the gradient's norm"
+                raise non_finite(what, norm, number, computed, self.method, self.models, window, self._optimizers)
+            sums |= norms | self._optimizers.step(self._counters.step, self.total_steps)
+            if self._average is not None:
+                self._average.update(number)
+            self._counters.trained_tokens += window.num_targets
+            self._counters.loss = loss
+        else:
+            self._optimizers.clear()
+            sums["skipped"] = 1.0
         for note in self.method.notes():
             self.events(note)
         step_tokens = sum(map(len, computed))
         self._counters.step = number
         self._counters.rows += len(rows)
         self._counters.tokens += step_tokens
-        self._counters.trained_tokens += window.num_targets
-        self._counters.loss = loss
         epoch = self._counters.rows / self._feed.epoch_rows
-        return {
-            "loss": loss,
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "epoch": epoch,
-            "step_tokens": step_tokens,
-            **sums,
-        }
+        shown = {"loss": loss} if is_taken or computed else {}  # of nothing there is no loss
+        return {**shown, "epoch": epoch, "step_tokens": step_tokens, **sums}
+
+    def _differentiate(self, micro: Sequence[AnyRow], window: Window, sums: dict[str, float]) -> float:
+        """The losses of a micro-batch; adds their gradients, and their metrics to `sums`.
+
+        Raises:
+            NonFiniteError: names the rows.
+        """
+        batch, total = self.method.collate(micro, self.models.policy.device), 0.0
+        with closing(self.method.losses(batch, self.models, window)) as losses:
+            while True:
+                with self._saving:
+                    share, metrics = next(losses, (None, {}))
+                if share is None:
+                    return total
+                value = float(share.detach())
+                if not math.isfinite(value):
+                    break
+                share.backward()  # type: ignore[no-untyped-call]
+                self._optimizers.accumulate()
+                total += value
+                for name, metric in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + metric
+        step = self._counters.step + 1
+        raise non_finite("the loss", value, step, micro, self.method, self.models, window)
 
     # -- after a step --------------------------------------------------------------------------------------------------
 
@@ -266,9 +283,9 @@ class Trainer:
         step = self.outcome().get("saved_step", self._counters.step)
         if step != self._counters.step:
             best = read_checkpoint(step_folder(self.checkpoints, step), self._digest)
-            self._optimizer.set_weights(best.tensors("model" if self._average is None else "average"))
+            self._optimizers.policy.set_weights(best.tensors("model" if self._average is None else "average"))
         elif self._average is not None:
-            self._optimizer.set_weights(self._average.state())
+            self._optimizers.policy.set_weights(self._average.state())
 
     def _save(self) -> None:
         generators = {"cpu": torch.get_rng_state()}
@@ -280,7 +297,7 @@ class Trainer:
             "num_threads": torch.get_num_threads(),
             "versions": {"torch": str(torch.__version__)},
         }
-        tensors = {"model": self._optimizer.weights(), "optimizer": self._optimizer.state(), "rng": generators}
+        tensors = {**self._optimizers.tensors(), "rng": generators}
         rollout, buffers = self._feed.state(self._counters.step)
         if rollout:
             state["rollout"], tensors["rollout"] = rollout, buffers

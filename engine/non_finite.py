@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 
 from posttrain.engine.data.encoded import AnyRow
 from posttrain.engine.errors import NonFiniteError
 from posttrain.engine.methods.base import Method, Models, Window
-from posttrain.engine.optim import Optimizer
+from posttrain.engine.optimizers import Optimizers
 
 MAX_TRIED = 256  # rows
 
@@ -21,7 +22,7 @@ def non_finite(
     method: Method,
     models: Models,
     window: Window,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
 ) -> NonFiniteError:
     """The error for a step (1-based) that came out as `value`.
 
@@ -43,15 +44,17 @@ def non_finite(
     return NonFiniteError(message)
 
 
-def _alone(row: AnyRow, method: Method, models: Models, window: Window, optimizer: Optimizer | None) -> float:
-    share, _ = method.loss(method.collate([row], models.policy.device), models, window)
-    value = float(share.detach())
-    if optimizer is None or not math.isfinite(value):
-        return value
-    optimizer.clear()
-    share.backward()  # type: ignore[no-untyped-call]
-    optimizer.accumulate()
-    return optimizer.clip()
+def _alone(row: AnyRow, method: Method, models: Models, window: Window, optimizer: Optimizers | None) -> float:
+    if optimizer is not None:
+        optimizer.clear()
+    value = 0.0
+    with closing(method.losses(method.collate([row], models.policy.device), models, window)) as losses:
+        for share, _ in losses:
+            value += float(share.detach())
+            if optimizer is not None and math.isfinite(value):
+                share.backward()  # type: ignore[no-untyped-call]
+                optimizer.accumulate()
+    return value if optimizer is None or not math.isfinite(value) else sum(optimizer.clip().values())
 
 
 def _names(rows: Sequence[AnyRow]) -> str:

@@ -8,7 +8,7 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
   of LoRA's r * (inputs + outputs) for each adapted matrix.
 - activations: what autograd keeps of one packed pass, of `micro_tokens` or its largest row, see `kept_elements`.
 - on-policy: what a rollout's completions keep in the cache of keys and values, what drawing a token takes, and a frozen
-  copy of the weights if a divergence from them is computed without an adapter.
+  copy of the weights if a divergence from them is computed without an adapter; a value model has weights of its own.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
 - unquantised: what loading and saving, which hold the whole model in the CPU's memory, need there beyond a step.
 - process: the interpreter with torch, transformers and peft; on CUDA the context.
@@ -28,7 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.engine.errors import ModelError, SpecError
-from posttrain.engine.spec import DpoSpec, EmaAveraging, GrpoSpec, KtoLoss, LoraAdapter, RewardSpec, TrainSpec
+from posttrain.engine.spec import (
+    DpoSpec,
+    EmaAveraging,
+    GrpoSpec,
+    KtoLoss,
+    LoraAdapter,
+    OnPolicyOptions,
+    PpoSpec,
+    RewardSpec,
+    TrainSpec,
+)
 from posttrain.engine.targets import is_named
 
 PROCESS_BYTES = 440 * 10**6
@@ -135,7 +145,7 @@ def memory_plan(
     longest = longest or spec.batch.max_tokens
     bound = _sequences(spec) * longest
     largest = min(largest or bound, bound)
-    if isinstance(spec, GrpoSpec):  # what is known are prompts; a rollout adds its completions to them
+    if isinstance(spec, OnPolicyOptions):  # what is known are prompts; a rollout adds its completions to them
         longest = min(spec.batch.max_tokens, longest + spec.rollout.max_new_tokens)
         step_tokens = spec.batch.num_rows * (rows or longest) + (
             spec.batch.num_rows * spec.rollout.num_completions * spec.rollout.max_new_tokens
@@ -160,19 +170,24 @@ def memory_plan(
     kept = size * num_tokens * elements
     whole = size * (shapes.num_parameters + (trained if lora else 0))
     saved = saved_bytes(lora, shapes, size) if lora else 0
-    parts = {
-        "process": CUDA_BYTES if is_cuda else PROCESS_BYTES,
-        "weights": whole - saved,
+    update = {
         "masters": 4 * trained if is_half else 0,
         "gradients": 4 * trained,
         # 8-bit moments; Adafactor keeps a row and a column for each matrix (arXiv:1804.04235), next to nothing.
         "moments": {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}[spec.optimizer.name] * trained,
+    }
+    parts = {
+        "process": CUDA_BYTES if is_cuda else PROCESS_BYTES,
+        "weights": whole - saved,
+        **update,
         "average": 4 * trained if isinstance(spec.averaging, EmaAveraging) else 0,
         **_on_policy(spec, shapes, longest, size),
+        # As much again is trained. Its activations are held when the policy's are gone.
+        **({"value": size * trained + sum(update.values())} if isinstance(spec, PpoSpec) else {}),
         "activations": round(kept * (LORA_HEAP if lora and not is_cuda else 1)),
         # Log-probabilities become the gradient in place (losses.py); where each token's is
         # wanted they are autograd's, which keeps one more.
-        "head": 4 * (3 if spec.kind in ("dpo", "grpo") else 2) * logits,
+        "head": 4 * (3 if spec.kind in ("dpo", "grpo", "ppo") else 2) * logits,
     }
     if saved:
         in_a_step = parts["gradients"] + parts["activations"] + parts["head"]  # given back when the model is saved
@@ -193,13 +208,14 @@ def _sequences(spec: TrainSpec) -> int:
 
 def _on_policy(spec: TrainSpec, shapes: Shapes, longest: int, size: int) -> dict[str, int]:
     """Bytes that only a method with rollouts needs; `longest` is of prompt and completion together."""
-    if not isinstance(spec, GrpoSpec):
+    if not isinstance(spec, GrpoSpec | PpoSpec):
         return {}
     num_completions = spec.update.num_minibatches * spec.batch.num_rows * spec.rollout.num_completions
     num_rows = min(spec.rollout.batch_rows, num_completions)
     cached = 2 * shapes.num_layers * shapes.key_width * longest * num_rows
     drawn = SAMPLING_BYTES * num_rows * shapes.vocabulary
-    is_frozen = spec.beta > 0 and not isinstance(spec.adapter, LoraAdapter)
+    weight = spec.beta if isinstance(spec, GrpoSpec) else spec.kl.coefficient
+    is_frozen = weight > 0 and not isinstance(spec.adapter, LoraAdapter)
     return {"rollout": size * cached + drawn, "reference": size * shapes.num_parameters if is_frozen else 0}
 
 

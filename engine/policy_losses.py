@@ -63,6 +63,29 @@ def is_clipped(ratio_N: Tensor, advantages_N: Tensor, clip_low: float, clip_high
     return is_low_N | ((ratio_N > 1 + clip_high) & (advantages_N > 0))
 
 
+def dual_clipped(loss_N: Tensor, advantages_N: Tensor, bound: float) -> Tensor:
+    """A clipped policy loss that of a negative advantage A is at most -bound * A, however likely the token has become:
+    arXiv:1912.09729 eq. 5; [N]."""
+    return torch.where(advantages_N < 0, torch.minimum(loss_N, -bound * advantages_N), loss_N)
+
+
+def value_loss(values_N: Tensor, old_N: Tensor, returns_N: Tensor, clip: float) -> Tensor:
+    """max((V - R)^2, (clip(V, old - clip, old + clip) - R)^2) / 2, as in the code of arXiv:1707.06347 (Huang et al.
+    2022, "The 37 implementation details of PPO", 9); 0: without the clip; [N]."""
+    loss_N = (values_N - returns_N) ** 2
+    if clip:
+        clipped_N = old_N + (values_N - old_N).clamp(-clip, clip)
+        loss_N = torch.maximum(loss_N, (clipped_N - returns_N) ** 2)
+    return loss_N / 2
+
+
+def is_value_clipped(values_N: Tensor, old_N: Tensor, returns_N: Tensor, clip: float) -> Tensor:
+    """Where the clipped term is the larger one, so that no gradient flows; [N]."""
+    away_N = (values_N - old_N).abs() > clip
+    clipped_N = old_N + (values_N - old_N).clamp(-clip, clip)
+    return away_N & ((clipped_N - returns_N) ** 2 > (values_N - returns_N) ** 2)
+
+
 def k3(logp_N: Tensor, reference_N: Tensor) -> Tensor:
     """Schulman's third estimate of KL(policy, reference) at sampled tokens, q/p - log(q/p) - 1 ("Approximating KL
     divergence", 2020; arXiv:2402.03300 eq. 4); never negative; [N]."""

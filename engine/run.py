@@ -55,6 +55,7 @@ from posttrain.engine.score import add_score_head, save_reward_model, use_other_
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, ModelInput, TrainTask
 from posttrain.engine.trackers import tracked
+from posttrain.engine.value import ValueModel
 
 __all__ = ["RESERVE_BYTES", "run_training"]
 
@@ -131,7 +132,9 @@ class _Attempt:
         peft = self._adapt(model, tokenizer, num_known, row_ids)
         if method.makes == "reward_model":
             add_score_head(model, spec.seed)
-        models = Models(model, peft, frozen_copy(model) if method.keeps_reference and peft is None else None)
+        frozen = frozen_copy(model) if method.keeps_reference and peft is None else None
+        value = ValueModel.beside(model, peft) if method.keeps_value else None
+        models = Models(model, peft, frozen, value)
         if method.caches_reference:
             self._phase("reference")
             method.prepare([*sources, held_out], models, self._tell)
@@ -147,6 +150,8 @@ class _Attempt:
 
         self._phase("saving")
         num_trained = sum(parameter.numel() for _, parameter in model.trainable())  # saving may merge them away
+        if value is not None:
+            value.remove(peft)
         self._save(model, peft, tokenizer, method.makes)
         return {
             "loss": counters.loss,

@@ -1,5 +1,5 @@
 """Every job option, declared once: here what each kind of job has of its own, in `options.py` what all training has, in
-`loss_options.py` the losses on preferences.
+`loss_options.py` the losses on preferences, in `policy_options.py` what learning from own answers has.
 
 A job is a frozen pydantic model in a union discriminated on `kind`. The protocol messages and `posttrain init` follow
 these classes; tests compare them. Nothing here imports torch.
@@ -60,6 +60,24 @@ from posttrain.engine.options import (
     Ref,
     StepsDuration,
     TrainTemplate,
+)
+from posttrain.engine.policy_options import (
+    AdvantageOptions,
+    CompletionOptions,
+    FixedKl,
+    GrpoLoss,
+    KlPenalty,
+    MinibatchOptions,
+    NonNegative,
+    OnPolicyOptimizerOptions,
+    PolicyLoss,
+    PpoLossOptions,
+    PpoUpdateOptions,
+    RlooLoss,
+    RolloutOptions,
+    ScoreOptions,
+    UpdateOptions,
+    ValueOptions,
 )
 
 __all__ = [
@@ -225,54 +243,6 @@ class RewardSpec(TrainOptions):
     )
 
 
-class RolloutOptions(Option):
-    """How the trained model answers the prompts. Every completion draws from a stream of its own, a function of the
-    seed, the rollout, the prompt's place in it and the completion's number: neighbours change nothing."""
-
-    num_completions: Annotated[int, Field(ge=2, le=4096)] = Field(
-        default=8, description="completions of each prompt, the group; of one alone every advantage would be 0"
-    )
-    max_new_tokens: Count = Field(
-        default=512, description="longest completion in tokens; batch.max_tokens bounds it with its prompt"
-    )
-    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=100)] = Field(
-        default=1.0, description="divides the logits, in the rollout and in the loss"
-    )
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, description="nucleus; the loss knows nothing of it")
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="most likely tokens; 0: all")
-    min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="least probability, as a share of the most likely token's"
-    )
-    batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="completions generated at a time")
-    max_resamples: Annotated[int, Field(ge=0, le=64)] = Field(
-        default=0,
-        description="how often groups with equal rewards are replaced by those of other prompts, drawn beside the "
-        "epochs (dynamic sampling, arXiv:2503.14476); 0: never",
-    )
-    num_samples: Annotated[int, Field(ge=0, le=4096)] = Field(
-        default=2, description="prompts of each rollout whose completions are kept for reading, in samples.jsonl"
-    )
-
-
-class UpdateOptions(Option):
-    """How a rollout becomes optimiser steps: num_minibatches x num_epochs of them, batch.num_rows prompts in each."""
-
-    num_minibatches: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=1, description="batches of batch.num_rows prompts that are rolled out at a time"
-    )
-    num_epochs: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="passes over each rollout")
-    truncated_importance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0.0,
-        description="tokens weigh trainer's / rollout's probability, at most this (Ionides 2008); 0: off",
-    )
-    max_logp_difference: Positive = Field(
-        default=0.1, description="log-probabilities of rollout and trainer that differ by more are told as a warning"
-    )
-    mask_truncated: bool = Field(
-        default=False, description="completions without an end count in their group but are not trained on"
-    )
-
-
 class RewardOptions(Option):
     """Base of the parts of a reward."""
 
@@ -308,71 +278,12 @@ def _checker_alone() -> list[CheckerReward | RegexReward | OverlongReward]:
     return [CheckerReward()]
 
 
-class PolicyLossOptions(Option):
-    """Base of clipped policy losses: the ratio of new to old probability is held in [1 - clip_low, 1 + clip_high]."""
+class OnPolicyOptions(TrainCommon):
+    """Of techniques that learn from their own answers."""
 
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.2, description="below 1")
-    clip_high: Positive = Field(default=0.2, description="above 1")
-
-
-class GrpoLoss(PolicyLossOptions):
-    """GRPO, arXiv:2402.03300: advantages in standard deviations of the group; mean over each completion's tokens."""
-
-    type: Literal["grpo"] = "grpo"
-
-
-class DrGrpoLoss(PolicyLossOptions):
-    """Dr. GRPO, arXiv:2503.20783: advantages without the deviation; every token counts 1 / max_new_tokens."""
-
-    type: Literal["dr_grpo"] = "dr_grpo"
-
-
-class DapoLoss(PolicyLossOptions):
-    """DAPO, arXiv:2503.14476: clips higher than lower; mean over all tokens of the step."""
-
-    type: Literal["dapo"] = "dapo"
-    clip_high: Positive = Field(default=0.28, description="above 1")
-
-
-class GspoLoss(PolicyLossOptions):
-    """GSPO, arXiv:2507.18071: one ratio for each completion, the geometric mean of its tokens'."""
-
-    type: Literal["gspo"] = "gspo"
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = Field(default=3e-4, description="below 1")
-    clip_high: Positive = Field(default=4e-4, description="above 1")
-
-
-class RlooLoss(PolicyLossOptions):
-    """RLOO, arXiv:2402.14740: the other completions' mean reward as baseline; one ratio for each completion, the
-    product of its tokens'."""
-
-    type: Literal["rloo"] = "rloo"
-
-
-PolicyLoss = Annotated[GrpoLoss | DrGrpoLoss | DapoLoss | GspoLoss | RlooLoss, Field(discriminator="type")]
-
-
-class GrpoOptimizerOptions(OptimizerOptions):
-    learning_rate: Positive = Field(default=1e-6, description="peak; about ten times higher for LoRA")
-    schedule: Literal["cosine", "linear", "constant"] = "constant"
-
-
-class GrpoSpec(TrainCommon):
-    """Reinforcement learning on verifiable rewards: the model learns from how its own answers to a prompt compare."""
-
-    kind: Literal["grpo"] = "grpo"
     duration: Duration = Field(default_factory=lambda: EpochsDuration(num_epochs=1.0))
-    optimizer: GrpoOptimizerOptions = Field(default_factory=GrpoOptimizerOptions)
+    optimizer: OnPolicyOptimizerOptions = Field(default_factory=OnPolicyOptimizerOptions)
     template: TrainTemplate = Field(default_factory=OwnTemplate)
-    loss: PolicyLoss = Field(default_factory=GrpoLoss)
-    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0.0, description="weight of the KL divergence from the base (k3), in the loss; 0: not computed"
-    )
-    kl_correction: bool = Field(
-        default=True,
-        description="multiply the divergence by the ratio of new to old probability, so that its gradient has no bias "
-        "(arXiv:2512.02556); false: as in the paper of GRPO",
-    )
     rewards: list[RewardPart] = Field(
         default_factory=_checker_alone, min_length=1, description="parts of the reward; their weighted sum"
     )
@@ -380,8 +291,8 @@ class GrpoSpec(TrainCommon):
         default=0.1,
         description="share of completions without a reward (it raised, is NaN, took too long) that ends the job",
     )
-    rollout: RolloutOptions = Field(default_factory=RolloutOptions)
-    update: UpdateOptions = Field(default_factory=UpdateOptions)
+    rollout: CompletionOptions = Field(default_factory=CompletionOptions)
+    update: MinibatchOptions = Field(default_factory=MinibatchOptions)
 
     @field_validator("adapter")
     @classmethod
@@ -397,12 +308,41 @@ class GrpoSpec(TrainCommon):
             raise ValueError("overlong: a prompt cannot be cut; refuse the job or skip the row")
         return value
 
+
+class GrpoSpec(OnPolicyOptions):
+    """Reinforcement learning on verifiable rewards: the model learns from how its own answers to a prompt compare."""
+
+    kind: Literal["grpo"] = "grpo"
+    rollout: RolloutOptions = Field(default_factory=RolloutOptions)
+    update: UpdateOptions = Field(default_factory=UpdateOptions)
+    loss: PolicyLoss = Field(default_factory=GrpoLoss)
+    beta: NonNegative = Field(
+        default=0.0, description="weight of the KL divergence from the base (k3), in the loss; 0: not computed"
+    )
+    kl_correction: bool = Field(
+        default=True,
+        description="multiply the divergence by the ratio of new to old probability, so that its gradient has no bias "
+        "(arXiv:2512.02556); false: as in the paper of GRPO",
+    )
+
     @field_validator("beta")
     @classmethod
     def _has_kl(cls, value: float, info: ValidationInfo) -> float:
         if value and isinstance(info.data.get("loss"), RlooLoss):
             raise ValueError("loss rloo has no divergence term: leave beta at 0")
         return value
+
+
+class PpoSpec(OnPolicyOptions):
+    """Reinforcement learning with a value model, PPO: every token is judged by what is then still to be expected."""
+
+    kind: Literal["ppo"] = "ppo"
+    update: PpoUpdateOptions = Field(default_factory=PpoUpdateOptions)
+    loss: PpoLossOptions = Field(default_factory=PpoLossOptions)
+    kl: KlPenalty = Field(default_factory=FixedKl)
+    score: ScoreOptions = Field(default_factory=ScoreOptions)
+    advantage: AdvantageOptions = Field(default_factory=AdvantageOptions)
+    value: ValueOptions = Field(default_factory=ValueOptions)
 
 
 class OwnEvalTemplate(Option):
@@ -437,7 +377,7 @@ class EvaluateSpec(JobCommon):
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
 
 
-TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec | GrpoSpec
+TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec | GrpoSpec | PpoSpec
 AnySpec = TrainSpec | EvaluateSpec
 JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 
@@ -449,6 +389,7 @@ KINDS: dict[str, type[Option]] = {
     "dpo": DpoSpec,
     "reward": RewardSpec,
     "grpo": GrpoSpec,
+    "ppo": PpoSpec,
     "evaluate": EvaluateSpec,
 }
 

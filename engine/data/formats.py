@@ -66,6 +66,7 @@ FORMATS_OF_KIND: dict[str, tuple[Format, ...]] = {
     "dpo": ("preference",),
     "reward": ("preference",),
     "grpo": ("prompts",),
+    "ppo": ("prompts",),
 }
 
 

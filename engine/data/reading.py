@@ -24,7 +24,8 @@ MIN_CACHED_BYTES = 32 * 2**10  # a smaller file is encoded in about the time tha
 _NOT_ENCODED = {
     "display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer",
     "batch", "checkpoint", "then", "held_out", "averaging", "memory", "trackers", "loss", "reference", "nll_weight",
-    "centring", "rollout", "update", "rewards", "beta", "kl_correction", "max_failed_rewards",
+    "centring", "rollout", "update", "rewards", "beta", "kl_correction", "max_failed_rewards", "kl", "score",
+    "advantage", "value",
 }  # fmt: skip
 _NO_TOKENIZER = (".safetensors", ".safetensors.index.json", "generation_config.json", ".md")
 

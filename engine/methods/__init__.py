@@ -7,6 +7,7 @@ from posttrain.engine.methods.dpo import DpoMethod
 from posttrain.engine.methods.grpo import GrpoMethod
 from posttrain.engine.methods.ift import IftMethod
 from posttrain.engine.methods.kto import KtoMethod
+from posttrain.engine.methods.ppo import PpoMethod
 from posttrain.engine.methods.reward import RewardMethod
 from posttrain.engine.methods.sft import SftMethod
 from posttrain.engine.methods.tool_use import ToolUseMethod
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Any]] = {
     "dpo/kto": KtoMethod,
     "reward": RewardMethod,
     "grpo": GrpoMethod,
+    "ppo": PpoMethod,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -20,9 +20,11 @@ from posttrain.engine.events import Note
 from posttrain.engine.experience import Rollout
 from posttrain.engine.models import LanguageModel
 from posttrain.engine.spec import TrainSpec
+from posttrain.engine.value import ValueModel
 
 Metrics = dict[str, float]
 Told = Callable[[int, int], None]
+Losses = Generator[tuple[Tensor, Metrics], None, None]
 
 
 def never() -> bool:
@@ -43,11 +45,20 @@ class Window:
 @dataclass
 class Models:
     """The models of a technique; `policy` is the one that is trained, `peft` what holds its adapter, if it has one,
-    `frozen` the policy as it was before training, where a method without an adapter asks for it in every step."""
+    `frozen` the policy as it was before training, where a method without an adapter asks for it in every step, `value`
+    what is trained beside the policy, where a method asks for it."""
 
     policy: LanguageModel
     peft: Any = None
     frozen: LanguageModel | None = None
+    value: ValueModel | None = None
+
+    def trained_modules(self) -> list[Any]:
+        """The transformers models that are trained: one, or two where the value model has a backbone of its own."""
+        modules = [self.policy.module]
+        if self.value is not None and self.value.model.module is not self.policy.module:
+            modules.append(self.value.model.module)
+        return modules
 
     @contextmanager
     def reference(self) -> Iterator[LanguageModel]:
@@ -111,6 +122,11 @@ class Method(Protocol):
         """Whether `Models.reference` is asked during training, so that full fine-tuning needs a frozen copy."""
         ...
 
+    @property
+    def keeps_value(self) -> bool:
+        """Whether a value model is trained beside the policy."""
+        ...
+
     def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
         """Which of a step's rows are computed, in which pieces. What is left out adds exactly nothing to the loss."""
         ...
@@ -130,7 +146,17 @@ class Method(Protocol):
         ...
 
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:
-        """The micro-batch's share of the step's loss, and sums to be logged (divided by the window already)."""
+        """The micro-batch's share of the policy's loss, and sums to be logged (divided by the window already)."""
+        ...
+
+    def losses(self, batch: Batch, models: Models, window: Window) -> Losses:
+        """`loss`, then that of each other model that is trained. Each is to be differentiated before the next is asked
+        for, so that the activations of one model at a time are held, and under the adapter that made them.
+        """
+        ...
+
+    def accepts(self, sums: Metrics) -> bool:
+        """Whether the step whose metrics came out as `sums` is taken, or its gradient dropped. Asked once a step."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

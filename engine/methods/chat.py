@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from posttrain.engine.attempt import ShouldStop
 from posttrain.engine.data.builtin import BUILTIN
@@ -17,7 +19,7 @@ from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.data.tool_calls import Speech, check_speaks
 from posttrain.engine.errors import TemplateError
 from posttrain.engine.events import Note
-from posttrain.engine.methods.base import Models, Told, Window, never
+from posttrain.engine.methods.base import Losses, Metrics, Models, Told, Window, never
 from posttrain.engine.models import own_template
 from posttrain.engine.spec import BuiltinTemplate, TrainSpec
 
@@ -28,7 +30,7 @@ SPEECH_HINT = (
 Spec = TypeVar("Spec", bound=TrainSpec)
 
 
-class ChatMethod(Generic[Spec]):
+class ChatMethod(ABC, Generic[Spec]):
     """Base of techniques whose rows come from a chat template; a subclass says how it encodes and what its loss is."""
 
     makes: ClassVar[Literal["language_model", "reward_model"]] = "language_model"
@@ -86,8 +88,21 @@ class ChatMethod(Generic[Spec]):
     def keeps_reference(self) -> bool:
         return False
 
+    @property
+    def keeps_value(self) -> bool:
+        return False
+
     def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
         return rows
+
+    @abstractmethod
+    def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]: ...
+
+    def losses(self, batch: Batch, models: Models, window: Window) -> Losses:
+        yield self.loss(batch, models, window)
+
+    def accepts(self, sums: Metrics) -> bool:
+        return True
 
     def notes(self) -> list[Note]:
         return []

@@ -16,32 +16,24 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from posttrain.engine import policy_losses as pl
-from posttrain.engine.attempt import ShouldStop
-from posttrain.engine.data.encoded import AnyRow, Branch, PromptRow
+from posttrain.engine.data.encoded import Branch, PromptRow
 from posttrain.engine.data.packing import Batch
 from posttrain.engine.experience import Experience, Rollout, Trained, values_of
-from posttrain.engine.methods.base import Metrics, Models, Window, never
-from posttrain.engine.methods.on_policy import Judged, OnPolicyMethodBase, policy_logps
-from posttrain.engine.spec import DapoLoss, DrGrpoLoss, GrpoSpec, GspoLoss, RlooLoss
+from posttrain.engine.methods.base import Metrics, Models, Window
+from posttrain.engine.methods.on_policy import Judged, policy_logps
+from posttrain.engine.methods.policy_update import PolicyUpdateBase, PolicyWindow
+from posttrain.engine.policy_options import DapoLoss, DrGrpoLoss, GspoLoss, RlooLoss
+from posttrain.engine.spec import GrpoSpec
 
 
-@dataclass(frozen=True)
-class PolicyWindow(Window):
-    """`num_targets` counts the tokens in the loss, `num_completions` the completions, `num_computed` the tokens that
-    are computed: the others have an advantage of exactly 0."""
-
-    num_completions: int
-    num_computed: int
-
-
-class GrpoMethod(OnPolicyMethodBase):
+class GrpoMethod(PolicyUpdateBase[GrpoSpec]):
     """Trains on its own answers; see the module's docstring."""
 
     def __init__(self, spec: GrpoSpec) -> None:
@@ -64,6 +56,13 @@ class GrpoMethod(OnPolicyMethodBase):
         self, prompts: Sequence[PromptRow], models: Models, number: tuple[int, int], should_stop: Callable[[], bool]
     ) -> Rollout:
         judged, metrics = self._rolled_out(prompts, models, number, should_stop)
+        metrics["zero_variance_share"] = fmean(_is_uniform([one.reward for one in group]) for group in judged)
+        if metrics["zero_variance_share"] == 1:
+            self._tell(
+                "uniform",
+                "in a whole rollout the completions of each prompt have equal rewards, so that nothing can be learnt "
+                "from them: the prompts are too easy or too hard, or the reward is always the same",
+            )
         advantages = [pl.group_advantages([one.reward for one in group], self._baseline) for group in judged]
         groups = [self._experience(*each) for each in zip(prompts, judged, advantages, strict=True)]
         samples = self._samples(prompts, judged, number)
@@ -100,15 +99,6 @@ class GrpoMethod(OnPolicyMethodBase):
 
     # -- update --------------------------------------------------------------------------------------------------------
 
-    def window(self, rows: Sequence[AnyRow], models: Models, should_stop: ShouldStop = never) -> PolicyWindow:
-        groups = [row for row in rows if isinstance(row, Experience)]
-        return PolicyWindow(
-            num_targets=sum(group.num_tokens for group in groups),
-            num_rows=len(groups),
-            num_completions=sum(group.num_completions for group in groups),
-            num_computed=sum(group.num_targets for group in groups),
-        )
-
     def loss(self, batch: Batch, models: Models, window: Window) -> tuple[Tensor, Metrics]:
         assert isinstance(window, PolicyWindow)
         spec, options = self._spec, self._spec.loss
@@ -123,8 +113,7 @@ class GrpoMethod(OnPolicyMethodBase):
             )
         ratio_N = log_ratio_N.exp()
         loss_N = pl.clipped_policy_loss(ratio_N, advantages_N, options.clip_low, options.clip_high)
-        if spec.update.truncated_importance:
-            loss_N = loss_N * pl.truncated_importance(old_N, sampled_N, spec.update.truncated_importance)
+        loss_N = self._corrected(loss_N, old_N, sampled_N)
         lengths_N = pl.lengths_of(batch.sequences_N, batch.num_sequences)
         weight_N = self._weights(lengths_N, window)
         metrics: Metrics = {}
@@ -150,19 +139,7 @@ class GrpoMethod(OnPolicyMethodBase):
             return torch.full_like(lengths_N, 1 / (window.num_completions * self._spec.rollout.max_new_tokens))
         return 1 / (lengths_N * window.num_completions)
 
-    def _disagreement(self, old_N: Tensor, sampled_N: Tensor, window: PolicyWindow) -> Metrics:
-        """By how much trainer and rollout differ about the same tokens under the same weights (verl#2953)."""
-        difference_N = (old_N - sampled_N).abs()
-        limit = self._spec.update.max_logp_difference
-        num_far = int((difference_N > limit).sum())
-        if num_far:
-            self._tell(
-                "disagreement",
-                f"rollout and trainer differ by up to {float(difference_N.max()):.3g} about a token's log-probability, "
-                f"and by more than update.max_logp_difference, {limit:g}, about {num_far} of {len(difference_N)} "
-                "tokens; dtype float32 brings them together, update.truncated_importance corrects for it",
-            )
-        return {
-            "logp_difference": float(difference_N.sum()) / window.num_computed,
-            "logp_difference_share": num_far / window.num_computed,
-        }
+
+def _is_uniform(totals: Sequence[float]) -> bool:
+    known = [total for total in totals if not math.isnan(total)]
+    return not known or min(known) == max(known)

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -34,13 +34,22 @@ from posttrain.engine.models import LanguageModel, stop_ids_of
 from posttrain.engine.ops import token_logps
 from posttrain.engine.rewards import Answer, RewardProcess, Scored, names_of, total_of
 from posttrain.engine.rollout import Completion, GenerationSettings, generate_groups
-from posttrain.engine.spec import GrpoSpec
+from posttrain.engine.spec import GrpoSpec, PpoSpec
 
 MUCH_TRUNCATED = 0.5  # share of a rollout's completions from which on it is told
 
 
 def policy_logps(batch: Batch, model: LanguageModel, temperature: float) -> Tensor:
     """log softmax(logits / temperature) of each trained token, [N] in float32."""
+    (logp_N,) = policy_numbers(batch, model, temperature, [token_logps])
+    return logp_N
+
+
+def policy_numbers(
+    batch: Batch, model: LanguageModel, temperature: float, numbers: Sequence[Callable[..., Tensor]]
+) -> list[Tensor]:
+    """What each of `numbers` (`token_logps`, `token_entropies`) says of softmax(logits / temperature) at each trained
+    token, [N] in float32, all of one pass."""
     hidden_TD = model.hidden(batch.input_ids_T, batch.position_ids_T, batch.segments)
 
     def project(hidden_CD: Tensor) -> Tensor:
@@ -48,7 +57,8 @@ def policy_logps(batch: Batch, model: LanguageModel, temperature: float) -> Tens
         return logits_CV if temperature == 1 else logits_CV.float() / temperature
 
     hidden_ND = hidden_TD[batch.loss_positions_N]
-    return token_logps(hidden_ND, batch.targets_N, project, model.head_parameters(), model.vocabulary)
+    parameters = model.head_parameters()
+    return [number(hidden_ND, batch.targets_N, project, parameters, model.vocabulary) for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,13 @@ class Judged:
     reward: float
 
 
-class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
+OnPolicySpec = TypeVar("OnPolicySpec", bound=GrpoSpec | PpoSpec)
+
+
+class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
     """Base of techniques with rollouts; a subclass says what is learnt from the answers."""
 
-    def __init__(self, spec: GrpoSpec) -> None:
+    def __init__(self, spec: OnPolicySpec) -> None:
         super().__init__(spec)
         self._rewards = RewardProcess(spec.rewards)
         self._tokenizer: Any = None
@@ -80,6 +93,9 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
         return encoder.question(example, source, number)
 
     def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+        return self._pieces(rows)
+
+    def _pieces(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
         limit = self._spec.batch.micro_tokens
         return [piece for row in rows if isinstance(row, Experience) for piece in row.pieces(limit)]
 
@@ -138,18 +154,10 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             )
         flat = [one.completion for group in judged for one in group]
         num_tokens = sum(len(completion.token_ids) for completion in flat)
-        totals = [[one.reward for one in group] for group in judged]
         metrics |= {
-            "zero_variance_share": fmean(_is_uniform(group) for group in totals),
             "entropy": -sum(math.fsum(completion.tempered_logps) for completion in flat) / num_tokens,
             "rollout_tokens_per_s": num_tokens / max(seconds, 1e-9),
         }
-        if metrics["zero_variance_share"] == 1:
-            self._tell(
-                "uniform",
-                "in a whole rollout the completions of each prompt have equal rewards, so that nothing can be learnt "
-                "from them: the prompts are too easy or too hard, or the reward is always the same",
-            )
         return judged, metrics
 
     def _answer(
@@ -217,23 +225,34 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             self._tell("failed", f"{text}; they are left out of their groups and of the loss")
         return found
 
-    # -- log-probabilities ---------------------------------------------------------------------------------------------
+    # -- a number for each token ---------------------------------------------------------------------------------------
 
     def _with_logps(self, groups: Sequence[Experience], model: LanguageModel, name: Values) -> list[Experience]:
         """The groups with the log-probabilities that a model gives their tokens."""
+        temperature = self._spec.rollout.temperature
+        return self._with(groups, name, model, lambda batch: policy_logps(batch, model, temperature))
+
+    def _with(
+        self,
+        groups: Sequence[Experience],
+        name: Values,
+        model: LanguageModel,
+        numbers: Callable[[Batch], Tensor],
+    ) -> list[Experience]:
+        """The groups with what `numbers` says of their tokens, [N], by passes of the model in eval mode."""
         limit = self._spec.batch.micro_tokens
         found: dict[tuple[int, int], array[float]] = {}
         places = {id(branch): (i, j) for i, group in enumerate(groups) for j, branch in enumerate(group.branches)}
         was_training = model.module.training
         model.module.eval()
-        for micro in split(self.computed(groups), limit):
+        for micro in split(self._pieces(groups), limit):
             batch = collate(micro, model.device)
-            logps = policy_logps(batch, model, self._spec.rollout.temperature).tolist()
+            of_batch = numbers(batch).tolist()
             at = 0
             for row in micro:
                 assert isinstance(row, Experience)
                 for branch in row.branches:
-                    found[places[id(branch)]] = array("d", logps[at : at + branch.num_targets])
+                    found[places[id(branch)]] = array("d", of_batch[at : at + branch.num_targets])
                     at += branch.num_targets
         model.module.train(was_training)
         return [
@@ -300,8 +319,3 @@ def stream_of(seed: int, number: tuple[int, int], place: int, completion: int) -
     """The seed of a completion's generator, below 2^63: its own whatever is generated beside it."""
     text = f"posttrain-rollout/{seed}/{number[0]}/{number[1]}/{place}/{completion}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def _is_uniform(totals: Sequence[float]) -> bool:
-    known = [total for total in totals if not math.isnan(total)]
-    return not known or min(known) == max(known)

@@ -56,7 +56,7 @@ def plan(
     """
     from posttrain.engine.base import BASE_DIR
     from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
-    from posttrain.engine.spec import EvaluateSpec, GrpoSpec, parse_spec
+    from posttrain.engine.spec import EvaluateSpec, OnPolicyOptions, parse_spec
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.specfile import read_spec
 
@@ -72,8 +72,8 @@ def plan(
         raise click.UsageError("--cuda needs --memory: the device is not looked at")
     if cuda and stats:
         raise click.UsageError("--stats is for the time on this machine's CPU: leave out --cuda")
-    if stats and isinstance(job, GrpoSpec):
-        raise click.UsageError("--stats: the time of kind grpo depends on how long the model's own answers get")
+    if stats and isinstance(job, OnPolicyOptions):
+        raise click.UsageError(f"--stats: the time of kind {job.kind} depends on how long the model's own answers get")
     if stats and len(stats) != len(job.data):
         raise click.UsageError(f"--stats is given {len(stats)} times for {len(job.data)} sources in data")
     given = zip(stats, job.data, strict=True) if stats else ()

@@ -7,13 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("ift", "sft", "tool_use", "dpo", "reward", "grpo", "evaluate")
+    __slots__ = ("ift", "sft", "tool_use", "dpo", "reward", "grpo", "ppo", "evaluate")
     IFT_FIELD_NUMBER: _ClassVar[int]
     SFT_FIELD_NUMBER: _ClassVar[int]
     TOOL_USE_FIELD_NUMBER: _ClassVar[int]
     DPO_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     GRPO_FIELD_NUMBER: _ClassVar[int]
+    PPO_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     ift: IftSpec
     sft: SftSpec
@@ -21,8 +22,9 @@ class JobSpec(_message.Message):
     dpo: DpoSpec
     reward: RewardSpec
     grpo: GrpoSpec
+    ppo: PpoSpec
     evaluate: EvaluateSpec
-    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., tool_use: _Optional[_Union[ToolUseSpec, _Mapping]] = ..., dpo: _Optional[_Union[DpoSpec, _Mapping]] = ..., reward: _Optional[_Union[RewardSpec, _Mapping]] = ..., grpo: _Optional[_Union[GrpoSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ...) -> None: ...
+    def __init__(self, ift: _Optional[_Union[IftSpec, _Mapping]] = ..., sft: _Optional[_Union[SftSpec, _Mapping]] = ..., tool_use: _Optional[_Union[ToolUseSpec, _Mapping]] = ..., dpo: _Optional[_Union[DpoSpec, _Mapping]] = ..., reward: _Optional[_Union[RewardSpec, _Mapping]] = ..., grpo: _Optional[_Union[GrpoSpec, _Mapping]] = ..., ppo: _Optional[_Union[PpoSpec, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateSpec, _Mapping]] = ...) -> None: ...
 
 class DataSource(_message.Message):
     __slots__ = ("dataset", "weight")
@@ -533,7 +535,7 @@ class RewardSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., centring: _Optional[float] = ...) -> None: ...
 
 class RolloutOptions(_message.Message):
-    __slots__ = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "batch_rows", "max_resamples", "num_samples")
+    __slots__ = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "batch_rows", "num_samples", "max_resamples")
     NUM_COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -541,8 +543,8 @@ class RolloutOptions(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_P_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
-    MAX_RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     num_completions: int
     max_new_tokens: int
     temperature: float
@@ -550,9 +552,9 @@ class RolloutOptions(_message.Message):
     top_k: int
     min_p: float
     batch_rows: int
-    max_resamples: int
     num_samples: int
-    def __init__(self, num_completions: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., batch_rows: _Optional[int] = ..., max_resamples: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
+    max_resamples: int
+    def __init__(self, num_completions: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., batch_rows: _Optional[int] = ..., num_samples: _Optional[int] = ..., max_resamples: _Optional[int] = ...) -> None: ...
 
 class UpdateOptions(_message.Message):
     __slots__ = ("num_minibatches", "num_epochs", "truncated_importance", "max_logp_difference", "mask_truncated")
@@ -655,7 +657,7 @@ class PolicyLoss(_message.Message):
     def __init__(self, grpo: _Optional[_Union[GrpoLoss, _Mapping]] = ..., dr_grpo: _Optional[_Union[DrGrpoLoss, _Mapping]] = ..., dapo: _Optional[_Union[DapoLoss, _Mapping]] = ..., gspo: _Optional[_Union[GspoLoss, _Mapping]] = ..., rloo: _Optional[_Union[RlooLoss, _Mapping]] = ...) -> None: ...
 
 class GrpoSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "loss", "beta", "kl_correction", "rewards", "max_failed_rewards", "rollout", "update")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "rewards", "max_failed_rewards", "rollout", "update", "loss", "beta", "kl_correction")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -674,13 +676,13 @@ class GrpoSpec(_message.Message):
     TRACKERS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
-    LOSS_FIELD_NUMBER: _ClassVar[int]
-    BETA_FIELD_NUMBER: _ClassVar[int]
-    KL_CORRECTION_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     MAX_FAILED_REWARDS_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    KL_CORRECTION_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     seed: int
     timeout_s: int
@@ -699,14 +701,174 @@ class GrpoSpec(_message.Message):
     trackers: _containers.RepeatedScalarFieldContainer[str]
     then: Then
     template: TrainTemplate
-    loss: PolicyLoss
-    beta: float
-    kl_correction: bool
     rewards: _containers.RepeatedCompositeFieldContainer[RewardPart]
     max_failed_rewards: float
     rollout: RolloutOptions
     update: UpdateOptions
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., loss: _Optional[_Union[PolicyLoss, _Mapping]] = ..., beta: _Optional[float] = ..., kl_correction: _Optional[bool] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[RolloutOptions, _Mapping]] = ..., update: _Optional[_Union[UpdateOptions, _Mapping]] = ...) -> None: ...
+    loss: PolicyLoss
+    beta: float
+    kl_correction: bool
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[RolloutOptions, _Mapping]] = ..., update: _Optional[_Union[UpdateOptions, _Mapping]] = ..., loss: _Optional[_Union[PolicyLoss, _Mapping]] = ..., beta: _Optional[float] = ..., kl_correction: _Optional[bool] = ...) -> None: ...
+
+class CompletionOptions(_message.Message):
+    __slots__ = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "batch_rows", "num_samples")
+    NUM_COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    num_completions: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    batch_rows: int
+    num_samples: int
+    def __init__(self, num_completions: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., batch_rows: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
+
+class PpoUpdateOptions(_message.Message):
+    __slots__ = ("num_minibatches", "num_epochs", "truncated_importance", "max_logp_difference", "max_kl")
+    NUM_MINIBATCHES_FIELD_NUMBER: _ClassVar[int]
+    NUM_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_IMPORTANCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_LOGP_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_KL_FIELD_NUMBER: _ClassVar[int]
+    num_minibatches: int
+    num_epochs: int
+    truncated_importance: float
+    max_logp_difference: float
+    max_kl: float
+    def __init__(self, num_minibatches: _Optional[int] = ..., num_epochs: _Optional[int] = ..., truncated_importance: _Optional[float] = ..., max_logp_difference: _Optional[float] = ..., max_kl: _Optional[float] = ...) -> None: ...
+
+class PpoLossOptions(_message.Message):
+    __slots__ = ("clip_low", "clip_high", "dual_clip", "entropy_weight")
+    CLIP_LOW_FIELD_NUMBER: _ClassVar[int]
+    CLIP_HIGH_FIELD_NUMBER: _ClassVar[int]
+    DUAL_CLIP_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    clip_low: float
+    clip_high: float
+    dual_clip: float
+    entropy_weight: float
+    def __init__(self, clip_low: _Optional[float] = ..., clip_high: _Optional[float] = ..., dual_clip: _Optional[float] = ..., entropy_weight: _Optional[float] = ...) -> None: ...
+
+class FixedKl(_message.Message):
+    __slots__ = ("coefficient", "estimator")
+    COEFFICIENT_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    coefficient: float
+    estimator: str
+    def __init__(self, coefficient: _Optional[float] = ..., estimator: _Optional[str] = ...) -> None: ...
+
+class AdaptiveKl(_message.Message):
+    __slots__ = ("coefficient", "estimator", "target", "gain")
+    COEFFICIENT_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    GAIN_FIELD_NUMBER: _ClassVar[int]
+    coefficient: float
+    estimator: str
+    target: float
+    gain: float
+    def __init__(self, coefficient: _Optional[float] = ..., estimator: _Optional[str] = ..., target: _Optional[float] = ..., gain: _Optional[float] = ...) -> None: ...
+
+class KlPenalty(_message.Message):
+    __slots__ = ("fixed", "adaptive")
+    FIXED_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_FIELD_NUMBER: _ClassVar[int]
+    fixed: FixedKl
+    adaptive: AdaptiveKl
+    def __init__(self, fixed: _Optional[_Union[FixedKl, _Mapping]] = ..., adaptive: _Optional[_Union[AdaptiveKl, _Mapping]] = ...) -> None: ...
+
+class ScoreOptions(_message.Message):
+    __slots__ = ("whiten", "clip", "missing_stop_penalty")
+    WHITEN_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    MISSING_STOP_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    whiten: bool
+    clip: float
+    missing_stop_penalty: float
+    def __init__(self, whiten: _Optional[bool] = ..., clip: _Optional[float] = ..., missing_stop_penalty: _Optional[float] = ...) -> None: ...
+
+class AdvantageOptions(_message.Message):
+    __slots__ = ("gamma", "lam", "whiten")
+    GAMMA_FIELD_NUMBER: _ClassVar[int]
+    LAM_FIELD_NUMBER: _ClassVar[int]
+    WHITEN_FIELD_NUMBER: _ClassVar[int]
+    gamma: float
+    lam: float
+    whiten: bool
+    def __init__(self, gamma: _Optional[float] = ..., lam: _Optional[float] = ..., whiten: _Optional[bool] = ...) -> None: ...
+
+class ValueOptions(_message.Message):
+    __slots__ = ("learning_rate", "clip")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    clip: float
+    def __init__(self, learning_rate: _Optional[float] = ..., clip: _Optional[float] = ...) -> None: ...
+
+class PpoSpec(_message.Message):
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "rewards", "max_failed_rewards", "rollout", "update", "loss", "kl", "score", "advantage", "value")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TRACKERS_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FAILED_REWARDS_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    KL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    ADVANTAGE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    seed: int
+    timeout_s: int
+    dtype: str
+    base: str
+    output: str
+    data: _containers.RepeatedCompositeFieldContainer[DataSource]
+    adapter: Adapter
+    duration: Duration
+    optimizer: OptimizerOptions
+    batch: BatchOptions
+    checkpoint: CheckpointOptions
+    held_out: HeldOut
+    averaging: Averaging
+    memory: MemoryOptions
+    trackers: _containers.RepeatedScalarFieldContainer[str]
+    then: Then
+    template: TrainTemplate
+    rewards: _containers.RepeatedCompositeFieldContainer[RewardPart]
+    max_failed_rewards: float
+    rollout: CompletionOptions
+    update: PpoUpdateOptions
+    loss: PpoLossOptions
+    kl: KlPenalty
+    score: ScoreOptions
+    advantage: AdvantageOptions
+    value: ValueOptions
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[CompletionOptions, _Mapping]] = ..., update: _Optional[_Union[PpoUpdateOptions, _Mapping]] = ..., loss: _Optional[_Union[PpoLossOptions, _Mapping]] = ..., kl: _Optional[_Union[KlPenalty, _Mapping]] = ..., score: _Optional[_Union[ScoreOptions, _Mapping]] = ..., advantage: _Optional[_Union[AdvantageOptions, _Mapping]] = ..., value: _Optional[_Union[ValueOptions, _Mapping]] = ...) -> None: ...
 
 class OwnEvalTemplate(_message.Message):
     __slots__ = ()

@@ -160,8 +160,8 @@ def test_offloaded_activations_give_the_same_gradients_and_parameters_stay(monke
 
 def test_nothing_is_offloaded_from_a_cpu() -> None:
     module = tiny_model("llama").module
-    assert isinstance(saving(MemoryOptions(offload_activations=True), module), nullcontext)
-    assert isinstance(saving(MemoryOptions(), module), nullcontext)
+    assert isinstance(saving(MemoryOptions(offload_activations=True), [module]), nullcontext)
+    assert isinstance(saving(MemoryOptions(), [module]), nullcontext)
 
 
 @pytest.mark.gpu
@@ -176,7 +176,7 @@ def test_on_cuda_offloaded_and_recomputed_gradients_are_the_same(recompute: bool
         from tests.engine.test_packed_models import parse_sft
 
         method, rows = METHODS["sft"](parse_sft()), make_rows()
-        with saving(options, model.module):
+        with saving(options, [model.module]):
             loss, _ = method.loss(method.collate(rows, model.device), Models(model), method.window(rows, Models(model)))
         return gradients(model, loss)
 

@@ -81,6 +81,51 @@ def test_clipping_by_hand(ratio: float, advantage: float, loss: float, gradient:
     assert bool(pl.is_clipped(ratio_N.detach(), advantages_N, 0.2, 0.3)) == clipped
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (2.0, -1.0, 2.0, 1.0),  # below the bound of 3
+        (5.0, -1.0, 3.0, 0.0),  # held at 3 times the advantage
+        (5.0, -2.0, 6.0, 0.0),
+        (5.0, 1.0, -1.3, 0.0),  # a good token is clipped as before
+        (0.5, 1.0, -0.5, -1.0),
+    ],
+)
+def test_dual_clip_by_hand(ratio: float, advantage: float, loss: float, gradient: float) -> None:
+    """arXiv:1912.09729 figure 2, with c = 3 and clipping to [0.8, 1.3]."""
+    ratio_N = torch.tensor([ratio], requires_grad=True)
+    advantages_N = torch.tensor([advantage])
+    found = pl.dual_clipped(pl.clipped_policy_loss(ratio_N, advantages_N, 0.2, 0.3), advantages_N, 3.0)
+    found.sum().backward()
+    assert found.item() == pytest.approx(loss)
+    assert ratio_N.grad is not None
+    assert ratio_N.grad.item() == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "loss", "gradient", "clipped"),
+    [
+        (1.1, 1.0, 2.0, 0.405, -0.9, False),  # .9^2 / 2
+        (1.5, 1.0, 2.0, 0.32, 0.0, True),  # towards the return, but further than .2 from the old value: (1.2 - 2)^2 / 2
+        (0.5, 1.0, 2.0, 1.125, -1.5, False),  # away from it: pulled back
+        (2.5, 1.0, 2.0, 0.32, 0.0, True),  # past it
+        (1.0, 1.0, 1.0, 0.0, 0.0, False),
+    ],
+)
+def test_value_loss_by_hand(
+    value: float, old: float, target: float, loss: float, gradient: float, clipped: bool
+) -> None:
+    value_N = torch.tensor([value], requires_grad=True)
+    old_N, returns_N = torch.tensor([old]), torch.tensor([target])
+    found = pl.value_loss(value_N, old_N, returns_N, 0.2)
+    found.sum().backward()
+    assert found.item() == pytest.approx(loss)
+    assert value_N.grad is not None
+    assert value_N.grad.item() == pytest.approx(gradient)
+    assert bool(pl.is_value_clipped(value_N.detach(), old_N, returns_N, 0.2)) == clipped
+    assert pl.value_loss(value_N, old_N, returns_N, 0.0).item() == pytest.approx((value - target) ** 2 / 2)
+
+
 def test_one_ratio_for_a_completion_by_hand() -> None:
     log_ratio_N = torch.tensor([0.3, -0.1, 0.4, 0.5, 1.0, -2.0])
     mean = pl.sequence_log_ratio(log_ratio_N, SEQUENCES, 3, is_mean=True)

@@ -226,7 +226,9 @@ def make_task(
     if base is None:
         base = save_base(tmp_path / "base", is_chat=kind != "ift")
     is_unpaired = spec.get("loss", {}).get("type") == "kto"
-    row_format = {"dpo": "preference", "reward": "preference", "grpo": "prompts"}.get(kind, "messages")
+    row_format = {"dpo": "preference", "reward": "preference", "grpo": "prompts", "ppo": "prompts"}.get(
+        kind, "messages"
+    )
     row_format = "unpaired" if is_unpaired else row_format
     made = {"messages": rows_of, "preference": pairs_of, "unpaired": labelled_of, "prompts": prompts_of}[row_format](24)
     dataset = save_dataset(tmp_path / "data.jsonl", made if rows is None else rows, row_format)
