@@ -5,6 +5,7 @@ pickle.
         manifest.json          step, spec digest, file digests; written last
         model.safetensors      trained parameters by name
         optimizer.safetensors  what the update rule remembers
+        value_model, value_optimizer.safetensors   the same of a value model, if there is one
         average.safetensors    averaged parameters, if there is an average
         rng.safetensors        generator states
         state.json             method state, counters, held-out losses

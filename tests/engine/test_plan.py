@@ -167,6 +167,26 @@ def test_a_rollout_and_a_frozen_reference_by_hand() -> None:
     assert lora["reference"] == 0
 
 
+def test_a_value_model_by_hand() -> None:
+    """As much again is trained as of the policy: weights, gradients and two moments, and in bfloat16 masters; of a pass
+    the activations of one of the two are held."""
+    shapes = read_shapes(BASE_DIR)
+    num, small = shapes.num_parameters, lora_parameters(LoraAdapter(rank=2), shapes)
+    batch = {"num_rows": 3, "micro_tokens": 9000, "max_tokens": 400}
+    rollout = {"max_new_tokens": 50, "num_completions": 1}
+    found = memory_plan(spec_of(kind="ppo", batch=batch, rollout=rollout), shapes, longest=100).parts
+    assert found["value"] == (4 + 4 + 8) * num
+    assert found["reference"] == 4 * num
+    assert found["activations"] == 4 * 3 * 150 * 6 * 4160
+    assert found["head"] == 12 * 3 * 150 * 2048
+    off = spec_of(kind="ppo", kl={"type": "fixed", "coefficient": 0.0})
+    assert memory_plan(off, shapes).parts["reference"] == 0
+    lora = memory_plan(spec_of({"type": "lora", "rank": 2}, kind="ppo", dtype="bfloat16"), shapes).parts
+    assert lora["value"] == (2 + 4 + 4 + 8) * small
+    assert lora["reference"] == 0
+    assert "value" not in memory_plan(spec_of(kind="grpo"), shapes).parts
+
+
 @pytest.mark.parametrize("adapter", [None, LoraAdapter(rank=8), LoraAdapter(rank=4, dropout=0.1)])
 def test_what_autograd_keeps(adapter: LoraAdapter | None, tmp_path: Path) -> None:
     """Bytes of all tensors that a pass saves, counted by hooks, each storage once."""

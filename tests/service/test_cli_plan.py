@@ -148,3 +148,9 @@ def test_a_rollouts_memory_is_planned_and_its_time_is_not(tmp_path: Path, capsys
     assert parts["reference"] == parts["weights"]
     assert run(["plan", str(path), "--model", "builtin:tiny-base", "--stats", stats_file(tmp_path)]) == Exit.USAGE
     assert "the time of kind grpo depends on how long the model's own answers get" in capsys.readouterr().err
+    path.write_text("kind: ppo\nbase: b@1\noutput: o\ndata: [{dataset: d@1}]\nbatch: {num_rows: 2}\n")
+    assert run(["plan", str(path), "--model", "builtin:tiny-base", "--memory", "8", "--json"]) == Exit.OK
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert parts["value"] == parts["weights"] + parts["gradients"] + parts["moments"]
+    assert run(["plan", str(path), "--model", "builtin:tiny-base", "--stats", stats_file(tmp_path)]) == Exit.USAGE
+    assert "the time of kind ppo depends on" in capsys.readouterr().err

@@ -62,9 +62,10 @@ def test_a_good_spec_gets_its_defaults() -> None:
         (("bot", "../bot"), "3: output: '../bot' is not a name: lower-case letters"),
         (
             ("kind: ift", "kind: itf"),
-            "1: kind: say which: kind: ift | sft | tool_use | dpo | reward | grpo | evaluate; did you mean 'ift'?",
+            "1: kind: say which: kind: ift | sft | tool_use | dpo | reward | grpo | ppo | evaluate; "
+            "did you mean 'ift'?",
         ),
-        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | tool_use | dpo | reward | grpo | evaluate"),
+        (("kind: ift\n", ""), " kind: say which: kind: ift | sft | tool_use | dpo | reward | grpo | ppo | evaluate"),
         (("output: bot", "output: bot\noutput: bat"), "4: output: it stands there twice (first in line 3)"),
         (
             ("output: bot", "output: bot\nadapter: {type: lorra}"),
@@ -363,8 +364,8 @@ def test_init_never_overwrites(
     assert run(["init", "sft", "-"]) == 0
     assert capsys.readouterr().out == template("sft")
     assert run(["init", "sft", str(tmp_path / "no" / "such.yaml")]) == 2
-    assert run(["init", "ppo"]) == 2
-    assert "not one of ift, sft, tool_use, dpo, reward, grpo, evaluate" in capsys.readouterr().err
+    assert run(["init", "a2c"]) == 2
+    assert "not one of ift, sft, tool_use, dpo, reward, grpo, ppo, evaluate" in capsys.readouterr().err
 
 
 def test_there_are_examples() -> None:
