@@ -3,6 +3,7 @@ log-probabilities and gradients, for every architecture that is named as support
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -91,9 +92,10 @@ def test_a_wrong_prefix_is_noticed(mistake: str) -> None:
     assert float((wrong - expected).detach().abs().max()) > 1e-2
 
 
+@pytest.mark.parametrize("number", [ops.token_logps, ops.token_entropies])
 @pytest.mark.parametrize("is_head_trained", [True, False])
-def test_log_probabilities_in_chunks_equal_those_at_once(
-    is_head_trained: bool, monkeypatch: pytest.MonkeyPatch
+def test_log_probabilities_and_entropies_in_chunks_equal_those_at_once(
+    is_head_trained: bool, number: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(13, 6, generator=generator, requires_grad=True)
@@ -104,13 +106,20 @@ def test_log_probabilities_in_chunks_equal_those_at_once(
 
     def run() -> tuple[Tensor, ...]:
         parameters: Any = [head] if is_head_trained else []
-        logp = ops.token_logps(hidden, targets, lambda rows: rows @ head.T, parameters, 11)
+        logp = number(hidden, targets, lambda rows: rows @ head.T, parameters, 11)
         return logp.detach(), *torch.autograd.grad((logp * weights).sum(), inputs)
 
     whole = run()
     monkeypatch.setattr(ops, "chunk_rows", lambda vocabulary: 4)
     for part, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_entropies_by_hand() -> None:
+    """Of (1/2, 1/4, 1/4): 1.5 bits."""
+    logits = torch.tensor([[0.5, 0.25, 0.25], [1 / 3] * 3]).log()
+    found = ops.token_entropies(logits, torch.tensor([0, 2]), lambda rows: rows, [], 3)
+    torch.testing.assert_close(found, torch.tensor([1.5 * math.log(2), math.log(3)]))
 
 
 def test_no_position_gives_no_log_probability(monkeypatch: pytest.MonkeyPatch) -> None:
