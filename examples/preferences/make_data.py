@@ -32,10 +32,21 @@ PAIRS = {
     "instruction_following: off topic": 400, "conversation: off topic": 300, "reasoning: off topic": 500,
     "tool_use.call: off topic": 700, "tool_use.call: wrong argument": 700, "tool_use.no_call: off topic": 1300,
 }  # fmt: skip
+# As found to hold both sides of whether to call: with 1,400 pairs of calls and 1,300 of abstentions the latter fell by 1 to
+# 6 points on five seeds. These are drawn after all others, so that the rows of the stages before stay what they were.
+MORE_PAIRS = {
+    "tool_use.call: off topic": 300, "tool_use.call: wrong argument": 300, "tool_use.no_call: off topic": 850,
+}  # fmt: skip
 HELD_OUT = dict.fromkeys(TRAINING_ROWS, 100)
 REWARD_PAIRS = {
     "refusal.harmful": 500, "refusal.harmless": 800, "instruction_following": 1300, "conversation": 1300,
     "reasoning": 2800, "tool_use.call": 2400, "tool_use.no_call": 2400,
+}  # fmt: skip
+# Of the faults that a reward model misses most.
+MORE_REWARD_PAIRS = {
+    "refusal.harmless: wrong value": 300, "instruction_following: wrong value": 700, "conversation: wrong value": 800,
+    "reasoning: wrong result": 2500, "tool_use.call: declines": 1200, "tool_use.call: wrong tool": 500,
+    "tool_use.no_call: needless call": 1200,
 }  # fmt: skip
 MORE_ROWS = {"calls": {"tool_use.call": 3000}, "abstentions": {"tool_use.no_call": 3000}}
 
@@ -60,7 +71,9 @@ def build_files(seed: int) -> dict[str, bytes]:
     """All files by name."""
     training = [json.loads(line) for line in (DATA_DIR / "ift.jsonl").read_text(encoding="utf-8").splitlines()]
     draws = {"pairs": PAIRS, "held_out": HELD_OUT, "reward_pairs": REWARD_PAIRS}
-    files = build_pairs(seed, draws, MORE_ROWS)
+    files = build_pairs(seed, draws, MORE_ROWS, {"more_pairs": MORE_PAIRS, "more_reward": MORE_REWARD_PAIRS})
+    files["pairs"] += files.pop("more_pairs")
+    files["reward_pairs"] += files.pop("more_reward")
     for row in training:
         if is_tool_row(row):
             files["calls" if row["meta"]["family"] == "tool_use.call" else "abstentions"].append(row)

@@ -149,12 +149,16 @@ def make_pair(row: Row, d: Draw, only: str = "") -> dict[str, Any]:
 
 
 def build_pairs(
-    seed: int, draws: Mapping[str, Mapping[str, int]], rows: Mapping[str, Mapping[str, int]] | None = None
+    seed: int,
+    draws: Mapping[str, Mapping[str, int]],
+    rows: Mapping[str, Mapping[str, int]] | None = None,
+    later: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Pairs by the name of the draw, shuffled; `draws` says how many of each "metric", with any of its faults, or of a
     "metric: fault". Same arguments, same pairs.
 
-    `rows` does the same for training rows, which are drawn after the pairs and come with them.
+    `rows` does the same for training rows, which are drawn after the pairs and come with them. `later` are more draws
+    of pairs, after these rows: they change nothing before.
 
     Raises:
         RuntimeError: a wording's slots have too few values for so many pairs.
@@ -175,4 +179,6 @@ def build_pairs(
         draw(name, counts, make_pair)
     for name, counts in (rows or {}).items():
         draw(name, counts, lambda row, *_: row.training())
+    for name, counts in (later or {}).items():
+        draw(name, counts, make_pair)
     return found
