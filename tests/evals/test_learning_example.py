@@ -53,10 +53,19 @@ def test_pairs_rehearse_what_is_to_stay_by_answers_of_another_topic() -> None:
     make_data = script("make_data")
     pairs = [json.loads(line) for line in make_data.build_files(1)["pairs.jsonl"].decode().splitlines()]
     found = Counter((row["meta"]["family"], row["meta"]["fault"]) for row in pairs)
-    wanted = {tuple(name.split(": ")): num for name, num in make_data.PAIRS.items() if ": " in name}
+    both = Counter(make_data.PAIRS) + Counter(make_data.MORE_PAIRS)
+    wanted = {tuple(name.split(": ")): num for name, num in both.items() if ": " in name}
     assert wanted.items() <= found.items()
     assert found["refusal.harmful", "complies"] == make_data.PAIRS["refusal.harmful"]
-    assert sum(found.values()) == sum(make_data.PAIRS.values())
+    assert sum(found.values()) == sum(both.values())
+
+
+def test_reward_pairs_hold_more_of_the_faults_that_are_missed_most() -> None:
+    make_data = script("make_data")
+    pairs = [json.loads(line) for line in make_data.build_files(1)["reward_pairs.jsonl"].decode().splitlines()]
+    found = Counter(f"{row['meta']['family']}: {row['meta']['fault']}" for row in pairs)
+    assert all(found[name] >= num for name, num in make_data.MORE_REWARD_PAIRS.items())
+    assert sum(found.values()) == sum(make_data.REWARD_PAIRS.values()) + sum(make_data.MORE_REWARD_PAIRS.values())
 
 
 def spec_of(stage: str) -> dict[str, Any]:

@@ -94,6 +94,16 @@ def test_a_fault_that_is_asked_for_is_the_only_one() -> None:
         pairs.build_pairs(5, {"pairs": {"reasoning: complies": 1}})
 
 
+def test_later_draws_change_nothing_before_them_and_share_nothing_with_it() -> None:
+    given = {"pairs": {"tool_use.no_call: off topic": 30}}, {"rows": {"tool_use.no_call": 30}}
+    drawn = pairs.build_pairs(5, *given, {"more": {"tool_use.no_call: off topic": 30}})
+    more = drawn.pop("more")
+    assert drawn == pairs.build_pairs(5, *given)
+    before = [*(row["prompt"] for row in drawn["pairs"]), *(row["messages"][:-1] for row in drawn["rows"])]
+    assert len(more) == 30
+    assert not {prompt_key(row["prompt"]) for row in more} & set(map(prompt_key, before))
+
+
 def test_faults_of_each_metric_all_occur() -> None:
     faults = {family: {row["meta"]["fault"] for row in of(family)} for family in COUNTS}
     assert faults == {
