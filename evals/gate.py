@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-from posttrain.evals import stats
+from posttrain.evals import planning, stats
 from posttrain.evals.pairing import Inspection, inspect_runs
 from posttrain.evals.policy import (
     Baseline,
@@ -240,7 +240,7 @@ def _needed(flips: stats.Flips, gap: stats.Interval, margin: float) -> tuple[int
     discordance = max(flips.gained + flips.lost, 1) / flips.n
     for assumed, words in ((0.0, "there is no true difference"), (gap.estimate, "the difference seen is the true one")):
         if assumed + margin > 0:
-            total = stats.examples_needed(discordance, margin, assumed, gap.design_effect)
+            total = planning.examples_needed(discordance, margin, assumed, gap.design_effect)
             if total > gap.n:
                 return total, f"{total} examples would settle it with 80% power if {words} (now {gap.n})"
     return 0, "the difference seen is near the margin: more examples would probably not prove it"
