@@ -166,7 +166,7 @@ def test_more_runs_show_more_and_one_shows_nothing() -> None:
 
 
 def test_an_equal_model_is_not_failed_at_the_noise_floor() -> None:
-    """200 A/A pairs: judged by a margin at the floor of another pair, none is proven worse."""
+    """100 A/A pairs: judged by a margin at the floor of another pair, none is proven worse."""
     rng = np.random.default_rng(1)
     base = rng.random(300) < 0.6
     runs = [np.where(rng.random(300) < 0.04, ~base, base).astype(float).tolist() for _ in range(202)]
