@@ -422,3 +422,63 @@ def test_no_metric_improved_blocks() -> None:
 
 def test_every_code_is_explained() -> None:
     assert {"ATTEMPTS_EXHAUSTED", "NOISE_FLOOR"} <= set(REASONS)
+
+
+# -- everything at once ------------------------------------------------------------------------------------------------
+
+ALL = """
+name: all
+version: 1
+ancestor: bot@1
+sequential: {looks: 3, futility: 0.1}
+attempts: {budget: 3, spend: halving}
+noise_floor: {of: parent}
+improve_any: {over: parent}
+metrics:
+  - suite: s
+    metric: m
+    min_rows: 2
+    min_clusters: 2
+    rules:
+      - {type: floor, at_least: 0.2}
+      - {type: noninferior, to: parent, margin: 0.3}
+      - {type: noninferior, to: ancestor, margin: 0.3}
+      - {type: improve, over: champion, by: 0.05}
+"""
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 1.0]), min_size=0, max_size=24),
+    wordings=st.integers(1, 24),
+    damage=st.sampled_from(["", "row", "header", "double", "none", "error"]),
+    attempt=st.sampled_from([None, 1, 3, 4]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_evidence_raises_and_none_that_is_damaged_passes(
+    scores: list[float], wordings: int, damage: str, attempt: int | None, seed: int
+) -> None:
+    rng = random.Random(seed)
+    other = [float(rng.random() < 0.5) for _ in scores]
+    sides: dict[Any, EvalRun] = {
+        name: run(other, version, wordings=wordings)
+        for name, version in (("parent", "bot@2"), ("champion", "bot@3"), ("ancestor", "bot@1"))
+    }
+    candidate, repeat = run(scores, "bot@4", wordings=wordings), run(other, "bot@2", wordings=wordings)
+    broken = False
+    if damage == "none":
+        sides, broken = {}, True
+    elif damage == "header":
+        sides["ancestor"], broken = change_header(sides["ancestor"], dtype="int8"), True
+    elif damage and candidate.rows:
+        broken = True
+        if damage == "double":
+            candidate = candidate.model_copy(update={"rows": (*candidate.rows, candidate.rows[0])})
+        else:
+            change = {"row": {"messages_digest": "0" * 64}, "error": {"scorer_error": "boom"}}[damage]
+            candidate = change_row(candidate, 0, **change)
+    report = run_gate(parse_policy(ALL), candidate, sides, attempt=attempt, repeat=repeat)
+    assert parse_report(report.canonical_json()) == report
+    assert explain(report)
+    if broken or attempt in (None, 4) or not scores:
+        assert report.verdict != "PASS"
