@@ -3,27 +3,20 @@
 PASS: every rule of every metric is proven. FAIL: a rule is refuted. Else INCONCLUSIVE, which blocks like FAIL. Guards
 (pairing, templates, scorer errors, truncation) come first and keep a verdict from PASS whatever the numbers say. "All
 must pass" is an intersection-union test and needs no correction; `improved` (at least one metric of k) is judged at
-alpha / k, Holm's first step.
+alpha / k, Holm's first step, and `improve_any` by all of Holm's steps.
+
+rules.py judges one rule, conditions.py what a policy asks for beside rows, pairing.py whether rows may be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from posttrain.evals import stats
-from posttrain.evals.pairing import Inspection, inspect_runs
-from posttrain.evals.policy import (
-    Baseline,
-    Ceiling,
-    Floor,
-    Improve,
-    MetricPolicy,
-    NonInferior,
-    Policy,
-    Rule,
-    baseline_of,
-)
+from posttrain.evals.conditions import measure_noise, run_info, spend_attempt
+from posttrain.evals.pairing import Inspection, belongs, found_pairs, inspect_runs
+from posttrain.evals.policy import Baseline, Ceiling, Floor, MetricPolicy, NonInferior, Policy
 from posttrain.evals.report import (
     REASONS,
     GateReport,
@@ -31,45 +24,63 @@ from posttrain.evals.report import (
     Reason,
     ReasonCode,
     RuleResult,
-    RunInfo,
     SuiteSummary,
     Verdict,
     explain,
     parse_report,
     percent,
 )
-from posttrain.evals.rows import EvalRun, ResultRow
+from posttrain.evals.rows import EvalRun
+from posttrain.evals.rules import DIGITS, cluster_of, judge_bound, judge_difference, level_of, result_of, why_skipped
 
 __all__ = ["REASONS", "GateReport", "Reason", "RuleResult", "SuiteSummary", "explain", "parse_report", "run_gate"]
 
-_DIGITS = 10  # numbers in a report are rounded, so that another build of the maths library gives the same bytes
 _CODES: dict[str, ReasonCode] = {"floor": "FLOOR", "ceiling": "CEILING", "noninferior": "NONINF", "improve": "IMPROVE"}
-Pair = tuple[ResultRow, ResultRow]
 Blocking = Literal["FAIL", "INCONCLUSIVE"]
 
 
-def run_gate(policy: Policy, candidate: EvalRun, baselines: Mapping[Baseline, EvalRun]) -> GateReport:
+def run_gate(
+    policy: Policy,
+    candidate: EvalRun,
+    baselines: Mapping[Baseline, EvalRun],
+    *,
+    attempt: int | None = None,
+    repeat: EvalRun | None = None,
+) -> GateReport:
     """Judges a candidate's rows against its baselines' under a policy.
 
+    `attempt` counts, from 1, the versions of this lineage that were judged on this shard, this one included; a policy
+    with an attempts budget asks for it. `repeat` is a second run of the side that the policy's `noise_floor` names.
+    Where a policy asks for one that is not given, the report does not pass.
+
     Never raises on bad evidence: rows that are missing, edited, doubled or of another suite are reasons of the report.
+
+    Raises:
+        ValueError: an attempt below 1.
     """
     found = inspect_runs(policy, candidate, baselines)
+    alpha, counted = spend_attempt(policy, attempt, found)
+    noise = measure_noise(policy, candidate, baselines, repeat, alpha, found)
     reasons, results = list(found.reasons), []
     for metric in policy.metrics:
-        judged, why = _judge_metric(policy, metric, candidate, baselines, found)
+        judged, why = _judge_metric(policy, metric, candidate, baselines, found, alpha)
         results += judged
         reasons += why
+    better = _improved_metrics(policy, candidate, baselines, found, alpha, reasons)
     return GateReport(
         verdict=_overall(reasons, results),
-        improved=_improved(policy, candidate, baselines, found),
+        improved=_improved(policy, candidate, baselines, found, alpha),
         policy=PolicyInfo(name=policy.name, version=policy.version, digest=policy.digest),
-        candidate=_info(candidate),
-        baselines={name: _info(run) for name, run in baselines.items()},
+        candidate=run_info(candidate),
+        baselines={name: run_info(run) for name, run in baselines.items()},
         reasons=reasons,
         results=results,
         suites=_summaries(policy, found, policy.shard),
         unseen=_summaries(policy, found, "unseen"),
-        level=stats.LEVEL,
+        level=level_of(alpha),
+        attempt=counted,
+        noise=noise,
+        improved_metrics=better,
     )
 
 
@@ -81,25 +92,18 @@ def _overall(reasons: Sequence[Reason], results: Sequence[RuleResult]) -> Verdic
     return "PASS" if verdicts - {"SKIPPED"} == {"PASS"} else "INCONCLUSIVE"
 
 
-def _info(run: EvalRun) -> RunInfo:
-    header = run.header
-    return RunInfo(
-        version=header.version,
-        manifest_digest=header.manifest_digest,
-        weights_digest=header.weights_digest,
-        template=header.template.type,
-        evidence_digest=run.digest,
-        rows=len(run.rows),
-    )
-
-
 # -- one metric --------------------------------------------------------------------------------------------------------
 
 
 def _judge_metric(
-    policy: Policy, metric: MetricPolicy, candidate: EvalRun, baselines: Mapping[Baseline, EvalRun], found: Inspection
+    policy: Policy,
+    metric: MetricPolicy,
+    candidate: EvalRun,
+    baselines: Mapping[Baseline, EvalRun],
+    found: Inspection,
+    alpha: float,
 ) -> tuple[list[RuleResult], list[Reason]]:
-    rows = [row for row in candidate.rows if _belongs(row, metric, policy.shard)]
+    rows = [row for row in candidate.rows if belongs(row, metric, policy.shard)]
     rows.sort(key=lambda row: row.example_id)
     reasons: list[Reason] = []
     results: list[RuleResult] = []
@@ -108,7 +112,7 @@ def _judge_metric(
         where = {"suite": metric.suite, "metric": metric.metric, "baseline": baseline or ""}
         reasons.append(Reason.model_validate({"code": code, "verdict": verdict, "message": message, **where}))
 
-    clusters = len({_cluster(row, metric) for row in rows})
+    clusters = len({cluster_of(row, metric) for row in rows})
     if len(rows) < metric.min_rows or clusters < metric.min_clusters:
         need = f"at least {metric.min_rows} rows in {metric.min_clusters} clusters"
         reason("N_TOO_SMALL", "INCONCLUSIVE", f"{len(rows)} rows in {clusters} clusters; the policy asks for {need}")
@@ -118,16 +122,16 @@ def _judge_metric(
         reason("TRUNCATED", "FAIL", f"{share}; the policy allows {percent(metric.max_truncated)}%")
     for rule in metric.rules:
         if isinstance(rule, Floor | Ceiling):
-            result = _judge_bound(metric, rule, rows)
+            result = judge_bound(metric, rule, rows, alpha)
         else:
             name: Baseline = rule.to if isinstance(rule, NonInferior) else rule.over
-            skipped = _why_skipped(rule, name, baselines)
+            skipped = why_skipped(rule, name, baselines)
             if skipped:
-                result = _result(metric, rule, verdict="SKIPPED", message=skipped)
+                result = result_of(metric, rule, alpha, verdict="SKIPPED", message=skipped)
             else:
-                pairs = _pairs(found, name, metric, policy.shard)
+                pairs = found_pairs(found, name, metric, policy.shard)
                 same = candidate.header.weights_digest == baselines[name].header.weights_digest
-                result, blind = _judge_difference(metric, rule, pairs, same)
+                result, blind = judge_difference(metric, rule, pairs, same, alpha, policy.sequential)
                 if blind:
                     reason("NO_SENSITIVITY", "INCONCLUSIVE", blind, name)
         results.append(result)
@@ -138,147 +142,12 @@ def _judge_metric(
     return results, reasons
 
 
-def _belongs(row: ResultRow, metric: MetricPolicy, shard: str) -> bool:
-    return row.suite == metric.suite and row.metric == metric.metric and row.shard == shard
-
-
-def _pairs(found: Inspection, name: Baseline, metric: MetricPolicy, shard: str) -> list[Pair]:
-    return [pair for pair in found.pairs.get(name, {}).get(metric.suite, []) if _belongs(pair[1], metric, shard)]
-
-
-def _cluster(row: ResultRow, metric: MetricPolicy) -> Hashable:
-    return row.wording_id if metric.cluster == "wording" else row.cluster_id
-
-
-def _why_skipped(rule: NonInferior | Improve, name: Baseline, baselines: Mapping[Baseline, EvalRun]) -> str:
-    if name not in baselines:
-        return "the alias has no champion" if name == "champion" else "there are no rows of the parent"
-    is_base = not baselines[name].header.template.has_own
-    if isinstance(rule, NonInferior) and name == "parent" and is_base:
-        return "the parent is a base without a template of its own"
-    if isinstance(rule, Improve) and rule.when == "base" and not is_base:
-        return f"the {name} has a template of its own"
-    return ""
-
-
-def _judge_bound(metric: MetricPolicy, rule: Floor | Ceiling, rows: list[ResultRow]) -> RuleResult:
-    try:
-        share = stats.proportion([row.score for row in rows], [_cluster(row, metric) for row in rows])
-    except stats.UndefinedError as error:
-        return _result(metric, rule, verdict="INCONCLUSIVE", n=len(rows), message=str(error))
-    if isinstance(rule, Floor):
-        verdict = _decide(share.low >= rule.at_least, share.high < rule.at_least)
-        shown = f"the lower bound is {percent(share.low)}%, the upper {percent(share.high)}%"
-    else:
-        verdict = _decide(share.high <= rule.at_most, share.low > rule.at_most)
-        shown = f"the upper bound is {percent(share.high)}%, the lower {percent(share.low)}%"
-    return _result(
-        metric,
-        rule,
-        verdict=verdict,
-        n=share.n,
-        clusters=share.clusters,
-        design_effect=share.design_effect,
-        candidate_score=share.estimate,
-        estimate=share.estimate,
-        low=share.low,
-        high=share.high,
-        message=shown,
-    )
-
-
-def _judge_difference(
-    metric: MetricPolicy, rule: NonInferior | Improve, pairs: list[Pair], same_weights: bool
-) -> tuple[RuleResult, str]:
-    """The rule's result, and why the baseline cannot carry it (empty: it can)."""
-    old, new = [pair[0].score for pair in pairs], [pair[1].score for pair in pairs]
-    clusters = [_cluster(pair[1], metric) for pair in pairs]
-    try:
-        gap = stats.paired_difference(old, new, clusters)
-        before = stats.proportion(old, clusters)
-    except stats.UndefinedError as error:
-        return _result(metric, rule, verdict="INCONCLUSIVE", n=len(pairs), message=str(error)), ""
-    blind, needed = "", 0
-    flips = stats.count_flips(old, new)
-    shown = f"the interval of the difference is [{percent(gap.low)}, {percent(gap.high)}] points"
-    if isinstance(rule, NonInferior):
-        verdict = _decide(gap.low > -rule.margin, gap.high < -rule.margin)
-        if verdict != "FAIL" and before.low <= metric.chance:
-            blind = (
-                f"the baseline scores {percent(before.estimate)}%, not proven above chance ({percent(metric.chance)}%)"
-            )
-        if verdict == "INCONCLUSIVE":
-            needed, hint = _needed(flips, gap, rule.margin)
-            shown += f"; {hint}"
-    else:
-        verdict = "FAIL" if same_weights else _decide(gap.low > rule.by, gap.high < rule.by)
-        if same_weights:
-            shown = "the candidate's weights are the baseline's"
-    result = _result(
-        metric,
-        rule,
-        verdict=verdict,
-        n=gap.n,
-        clusters=gap.clusters,
-        design_effect=gap.design_effect,
-        baseline_score=before.estimate,
-        candidate_score=sum(new) / len(new),
-        estimate=gap.estimate,
-        low=gap.low,
-        high=gap.high,
-        gained=flips.gained,
-        lost=flips.lost,
-        mcnemar_p=stats.mcnemar(flips),
-        needed=needed,
-        message=shown,
-    )
-    return result, blind
-
-
-def _needed(flips: stats.Flips, gap: stats.Interval, margin: float) -> tuple[int, str]:
-    """Examples that would settle a non-inferiority rule with 80% power, and the sentence that says so."""
-    discordance = max(flips.gained + flips.lost, 1) / flips.n
-    for assumed, words in ((0.0, "there is no true difference"), (gap.estimate, "the difference seen is the true one")):
-        if assumed + margin > 0:
-            total = stats.examples_needed(discordance, margin, assumed, gap.design_effect)
-            if total > gap.n:
-                return total, f"{total} examples would settle it with 80% power if {words} (now {gap.n})"
-    return 0, "the difference seen is near the margin: more examples would probably not prove it"
-
-
-def _decide(proven: bool, refuted: bool) -> Verdict:
-    return "PASS" if proven else "FAIL" if refuted else "INCONCLUSIVE"
-
-
-def _result(metric: MetricPolicy, rule: Rule, **numbers: Any) -> RuleResult:
-    rounded: dict[str, Any] = {
-        name: round(value, _DIGITS) if isinstance(value, float) else value for name, value in numbers.items()
-    }
-    return RuleResult(
-        suite=metric.suite,
-        metric=metric.metric,
-        rule=rule.type,
-        text=_text(rule),
-        baseline=baseline_of(rule),
-        level=stats.LEVEL,
-        **rounded,
-    )
-
-
-def _text(rule: Rule) -> str:
-    if isinstance(rule, Floor):
-        return f"at least {percent(rule.at_least)}%"
-    if isinstance(rule, Ceiling):
-        return f"at most {percent(rule.at_most)}%"
-    if isinstance(rule, NonInferior):
-        return f"not worse than the {rule.to} by {percent(rule.margin)} points"
-    return f"better than the {rule.over} by more than {percent(rule.by)} points"
-
-
 # -- over the metrics --------------------------------------------------------------------------------------------------
 
 
-def _improved(policy: Policy, candidate: EvalRun, baselines: Mapping[Baseline, EvalRun], found: Inspection) -> bool:
+def _improved(
+    policy: Policy, candidate: EvalRun, baselines: Mapping[Baseline, EvalRun], found: Inspection, alpha: float
+) -> bool:
     """Whether some metric is better than the champion's (the parent's, where there is none).
 
     Equal weights never are.
@@ -287,19 +156,54 @@ def _improved(policy: Policy, candidate: EvalRun, baselines: Mapping[Baseline, E
         return False
     name: Baseline = "champion" if "champion" in baselines else "parent"
     for metric in policy.metrics:
-        pairs = _pairs(found, name, metric, policy.shard)
+        pairs = found_pairs(found, name, metric, policy.shard)
         try:
             gap = stats.paired_difference(
                 [pair[0].score for pair in pairs],
                 [pair[1].score for pair in pairs],
-                [_cluster(pair[1], metric) for pair in pairs],
-                alpha=stats.ALPHA / len(policy.metrics),
+                [cluster_of(pair[1], metric) for pair in pairs],
+                alpha=alpha / len(policy.metrics),
             )
         except stats.UndefinedError:
             continue  # nothing known of this metric: it does not count as better
         if gap.low > 0:
             return True
     return False
+
+
+def _improved_metrics(
+    policy: Policy,
+    candidate: EvalRun,
+    baselines: Mapping[Baseline, EvalRun],
+    found: Inspection,
+    alpha: float,
+    reasons: list[Reason],
+) -> list[str] | None:
+    """The metrics that are better as `improve_any` asks, by Holm's procedure over all of the policy's metrics.
+
+    Adds a reason where there is none of them. None: the policy does not ask, or the alias has no champion.
+    """
+    wanted = policy.improve_any
+    if wanted is None or wanted.over not in baselines:
+        return None  # a parent or an ancestor that is missing is a reason already
+    p_values = []
+    for metric in policy.metrics:
+        pairs = found_pairs(found, wanted.over, metric, policy.shard)
+        old, new = [pair[0].score for pair in pairs], [pair[1].score for pair in pairs]
+        try:
+            p_values.append(stats.improvement_p(old, new, [cluster_of(pair[1], metric) for pair in pairs], wanted.by))
+        except stats.UndefinedError:
+            p_values.append(1.0)  # nothing known of this metric: it does not count as better
+    is_same = candidate.header.weights_digest == baselines[wanted.over].header.weights_digest
+    rejected = [False] * len(p_values) if is_same else stats.holm(p_values, alpha)
+    better = [f"{metric.suite}/{metric.metric}" for metric, yes in zip(policy.metrics, rejected, strict=True) if yes]
+    if not better:
+        what = f"none of {len(p_values)} metrics is proven better than the {wanted.over} by {percent(wanted.by)} points"
+        why = (
+            "the candidate's weights are the baseline's" if is_same else f"the smallest p-value is {min(p_values):.3f}"
+        )
+        reasons.append(Reason(code="IMPROVE", verdict="INCONCLUSIVE", baseline=wanted.over, message=f"{what}: {why}"))
+    return better
 
 
 def _summaries(policy: Policy, found: Inspection, shard: str) -> list[SuiteSummary]:
@@ -320,15 +224,15 @@ def _summaries(policy: Policy, found: Inspection, shard: str) -> list[SuiteSumma
                     baseline=name,
                     n=gap.n,
                     clusters=gap.clusters,
-                    baseline_score=round(sum(old) / gap.n, _DIGITS),
-                    candidate_score=round(sum(new) / gap.n, _DIGITS),
-                    difference=round(gap.estimate, _DIGITS),
-                    low=round(gap.low, _DIGITS),
-                    high=round(gap.high, _DIGITS),
+                    baseline_score=round(sum(old) / gap.n, DIGITS),
+                    candidate_score=round(sum(new) / gap.n, DIGITS),
+                    difference=round(gap.estimate, DIGITS),
+                    low=round(gap.low, DIGITS),
+                    high=round(gap.high, DIGITS),
                     level=stats.LEVEL,
                     gained=flips.gained,
                     lost=flips.lost,
-                    mcnemar_p=round(stats.mcnemar(flips), _DIGITS),
+                    mcnemar_p=round(stats.mcnemar(flips), DIGITS),
                 )
             )
     return summaries

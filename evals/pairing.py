@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from posttrain.evals.policy import Baseline, Policy, baseline_of
+from posttrain.evals.policy import Baseline, MetricPolicy, Policy
 from posttrain.evals.report import Reason, ReasonCode
 from posttrain.evals.rows import EvalRun, ResultRow, RowsHeader
 
 _SHOWN = 3  # ids named in a message
+Pair = tuple[ResultRow, ResultRow]
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Inspection:
     """`pairs[baseline][suite]` holds (baseline row, candidate row) where they can be compared, in the order of ids."""
 
     reasons: list[Reason] = field(default_factory=list)
-    pairs: dict[Baseline, dict[str, list[tuple[ResultRow, ResultRow]]]] = field(default_factory=dict)
+    pairs: dict[Baseline, dict[str, list[Pair]]] = field(default_factory=dict)
 
     def add(self, code: ReasonCode, message: str, suite: str = "", baseline: Baseline | None = None) -> None:
         self.reasons.append(
@@ -47,11 +48,41 @@ def inspect_runs(policy: Policy, candidate: EvalRun, baselines: Mapping[Baseline
         _inspect_settings(candidate.header, name, run.header, found)
         found.pairs[name] = {}
         for suite in policy.suites:
-            _pair(suite, candidate, name, run, found)
-    wants_parent = any(baseline_of(rule) == "parent" for metric in policy.metrics for rule in metric.rules)
-    if wants_parent and "parent" not in baselines:
+            found.pairs[name][suite] = _pair(suite, "the candidate", candidate, f"the {name}", run, found, name)
+    if "parent" in policy.compared and "parent" not in baselines:
         found.add("PAIRING_MISMATCH", "the policy compares with the parent, and there are no rows of it", "", "parent")
+    _inspect_ancestor(policy, baselines, found)
     return found
+
+
+def _inspect_ancestor(policy: Policy, baselines: Mapping[Baseline, EvalRun], found: Inspection) -> None:
+    """The ancestor is the version that the policy pins, and no other."""
+    run = baselines.get("ancestor")
+    if run is None and policy.ancestor:
+        message = f"the policy compares with its ancestor {policy.ancestor}, and there are no rows of it"
+        found.add("PAIRING_MISMATCH", message, "", "ancestor")
+    elif run is not None and run.header.version != policy.ancestor:
+        pinned = policy.ancestor or "none"
+        message = f"the rows given as the ancestor are of {run.header.version}; the policy pins {pinned}"
+        found.add("PAIRING_MISMATCH", message, "", "ancestor")
+
+
+def inspect_repeat(policy: Policy, of: str, first: EvalRun, again: EvalRun, found: Inspection) -> dict[str, list[Pair]]:
+    """Checks that `again` is a second run of `first`'s weights, asked the same; the dtype may be another one.
+
+    Returns (row of the first run, row of the second) by suite.
+    """
+    who = f"the second run of the {of}"
+    _inspect_run(policy, who, again, found, None)
+    for what, ours, theirs in (
+        ("weights", first.header.weights_digest, again.header.weights_digest),
+        ("template", first.header.template, again.header.template),
+        ("generation settings", first.header.generation, again.header.generation),
+        ("scorers", first.header.scorer_digest, again.header.scorer_digest),
+    ):
+        if ours != theirs:
+            found.add("PAIRING_MISMATCH", f"{who} has not the {what} of the first")
+    return {suite: _pair(suite, who, again, f"the {of}", first, found, None) for suite in policy.suites}
 
 
 def _template(header: RowsHeader) -> str:
@@ -116,23 +147,24 @@ def _inspect_settings(candidate: RowsHeader, name: Baseline, header: RowsHeader,
             found.add("PAIRING_MISMATCH", f"the candidate and the {name} were run with different {what}", "", name)
 
 
-def _pair(suite: str, candidate: EvalRun, name: Baseline, run: EvalRun, found: Inspection) -> None:
+def _pair(
+    suite: str, our: str, candidate: EvalRun, their: str, run: EvalRun, found: Inspection, name: Baseline | None
+) -> list[Pair]:
+    """(row of `run`, row of `candidate`) where they can be compared, in the order of ids."""
     digests = [
         {(info.version, info.digest) for info in header.suites if info.name == suite}
         for header in (candidate.header, run.header)
     ]
     if not digests[0] or not digests[1]:
-        return  # named already as a suite that was not run
+        return []  # named already as a suite that was not run
     if digests[0] != digests[1]:
-        found.add(
-            "PAIRING_MISMATCH", f"the candidate and the {name} were run on different versions of {suite}", suite, name
-        )
-        return
+        found.add("PAIRING_MISMATCH", f"{our} and {their} were run on different versions of {suite}", suite, name)
+        return []
     ours = {row.example_id: row for row in candidate.rows if row.suite == suite}
     theirs = {row.example_id: row for row in run.rows if row.suite == suite}
     for ids, what in (
-        (set(ours) - set(theirs), f"only the candidate has {suite} rows"),
-        (set(theirs) - set(ours), f"only the {name} has {suite} rows"),
+        (set(ours) - set(theirs), f"only {our} has {suite} rows"),
+        (set(theirs) - set(ours), f"only {their} has {suite} rows"),
     ):
         if ids:
             found.add("PAIRING_MISMATCH", f"{what} {_some(sorted(ids))}", suite, name)
@@ -140,7 +172,8 @@ def _pair(suite: str, candidate: EvalRun, name: Baseline, run: EvalRun, found: I
     edited = [id for id in both if _question(ours[id]) != _question(theirs[id])]
     if edited:
         found.add("PAIRING_MISMATCH", f"{suite} rows ask different things: {_some(edited)}", suite, name)
-    found.pairs[name][suite] = [(theirs[id], ours[id]) for id in both if id not in set(edited)]
+    changed = set(edited)
+    return [(theirs[id], ours[id]) for id in both if id not in changed]
 
 
 def _question(row: ResultRow) -> tuple[str, ...]:
@@ -150,3 +183,11 @@ def _question(row: ResultRow) -> tuple[str, ...]:
 def _some(ids: list[str]) -> str:
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     return ", ".join(ids[:_SHOWN]) + more
+
+
+def belongs(row: ResultRow, metric: MetricPolicy, shard: str) -> bool:
+    return row.suite == metric.suite and row.metric == metric.metric and row.shard == shard
+
+
+def found_pairs(found: Inspection, name: Baseline, metric: MetricPolicy, shard: str) -> list[Pair]:
+    return [pair for pair in found.pairs.get(name, {}).get(metric.suite, []) if belongs(pair[1], metric, shard)]

@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from posttrain.engine.spec import Name, canonical_json, sha256_text
+from posttrain.engine.spec import NAME_PATTERN, Name, canonical_json, sha256_text
+from posttrain.evals.attempts import MAX_ATTEMPTS, Spend
 from posttrain.evals.errors import PolicyError
 
 POLICIES = Path(__file__).parent / "policies"
+VERSION_PATTERN = rf"{NAME_PATTERN.removesuffix('$')}@[1-9][0-9]{{0,8}}$"
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
-Baseline = Literal["parent", "champion"]
+Baseline = Literal["parent", "champion", "ancestor"]
+MAX_POLICY_LOOKS = 10
 
 
 class Part(BaseModel):
@@ -45,7 +48,8 @@ class NonInferior(Part):
     """The lower bound of candidate - baseline must be above -margin.
 
     Against `parent` it holds for a parent that has a template of its own (an instruct version); an untrained base is
-    the business of `improve`. Against `champion` it holds when the alias has one.
+    the business of `improve`. Against `champion` it holds when the alias has one, against `ancestor` always: the
+    policy pins that version, so that a chain of steps that are each within the margin cannot drift away from it.
     """
 
     type: Literal["noninferior"] = "noninferior"
@@ -104,14 +108,61 @@ class MetricPolicy(Part):
         return self
 
 
+class Sequential(Part):
+    """Rules against a baseline are judged at equally spaced looks, and the first look that settles one decides it.
+
+    `futility`: the chance of stopping without a proof that a model may have, for which a test without looks would have
+    80% power; 0: no such stops. `posttrain.evals.sequential` has the boundaries.
+    """
+
+    looks: Annotated[int, Field(ge=2, le=MAX_POLICY_LOOKS)]
+    futility: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.05
+
+
+class Attempts(Part):
+    """How many versions of one lineage may be judged on this shard, and how they share alpha.
+
+    `posttrain.evals.attempts` has the levels.
+    """
+
+    budget: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+    spend: Spend = "equal"
+
+
+class NoiseFloor(Part):
+    """No margin may be below what a second run of this side's own weights shows."""
+
+    of: Baseline | Literal["candidate"]
+
+
+class ImproveAny(Part):
+    """At least one of the policy's metrics must be better than the baseline's by more than `by` (Holm)."""
+
+    over: Baseline
+    by: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class Policy(Part):
-    """A policy document. `version` is its author's number; `digest` identifies its content."""
+    """A policy document. `version` is its author's number; `digest` identifies its content.
+
+    Options that are not given leave no trace in the digest, so that a new one changes no policy that does not use it.
+    `ancestor`: NAME@NUMBER of the version that rules `to` or `over: ancestor` compare with.
+    """
 
     format: Literal[1] = 1
     name: Name
     version: Annotated[int, Field(ge=1)]
     description: str = ""
     shard: Literal["gate", "dev"] = "gate"
+    ancestor: Annotated[str, Field(pattern=VERSION_PATTERN)] | None = Field(default=None, exclude_if=_absent)
+    sequential: Sequential | None = Field(default=None, exclude_if=_absent)
+    attempts: Attempts | None = Field(default=None, exclude_if=_absent)
+    noise_floor: NoiseFloor | None = Field(default=None, exclude_if=_absent)
+    improve_any: ImproveAny | None = Field(default=None, exclude_if=_absent)
     metrics: list[MetricPolicy] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -121,6 +172,35 @@ class Policy(Part):
             if keys.count(key) > 1:
                 raise ValueError(f"{key[0]}/{key[1]} is listed twice")
         return self
+
+    @model_validator(mode="after")
+    def _every_option_decides(self) -> Policy:
+        """An option that nothing would read is a mistake of its author."""
+        compared = self.compared
+        if self.ancestor and "ancestor" not in compared:
+            raise ValueError(f"ancestor: no rule compares with {self.ancestor}; it decides nothing")
+        if "ancestor" in compared and not self.ancestor:
+            raise ValueError("ancestor: a rule compares with the ancestor, and none is pinned: give NAME@NUMBER")
+        rules = [rule for metric in self.metrics for rule in metric.rules]
+        if self.sequential and not any(isinstance(rule, NonInferior | Improve) for rule in rules):
+            raise ValueError("sequential: looks are for rules against a baseline, and there is none")
+        if self.noise_floor and not any(isinstance(rule, NonInferior) for rule in rules):
+            raise ValueError("noise_floor: it bounds margins, and there is no noninferior rule")
+        return self
+
+    @property
+    def compared(self) -> set[str]:
+        """The baselines that some rule compares the candidate with."""
+        named: set[str] = {baseline_of(rule) for metric in self.metrics for rule in metric.rules}
+        if self.improve_any:
+            named.add(self.improve_any.over)
+        return named - {""}
+
+    @property
+    def asks_for(self) -> list[str]:
+        """The options that need more than the rows of candidate, parent and champion, in their order."""
+        options = ("ancestor", "attempts", "noise_floor")
+        return [name for name in options if getattr(self, name) is not None]
 
     @property
     def suites(self) -> list[str]:
@@ -188,7 +268,9 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise PolicyError(f"{place}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise PolicyError(
+            f"{place}: {field + ': ' if field else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def builtin_policies() -> list[str]:

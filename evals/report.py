@@ -22,6 +22,8 @@ ReasonCode = Literal[
     "TEMPLATE_MISMATCH",
     "SCORER_ERROR",
     "TRUNCATED",
+    "ATTEMPTS_EXHAUSTED",
+    "NOISE_FLOOR",
 ]
 
 REASONS: dict[ReasonCode, str] = {
@@ -35,7 +37,18 @@ REASONS: dict[ReasonCode, str] = {
     "TEMPLATE_MISMATCH": "a version was evaluated under a template that is not the one it has to answer under",
     "SCORER_ERROR": "a scorer failed on a row, so its score is unknown",
     "TRUNCATED": "too many answers ended at the token cap or at the context's end",
+    "ATTEMPTS_EXHAUSTED": "the lineage has been judged on this shard as often as the policy allows, or nobody counted",
+    "NOISE_FLOOR": "a margin is below what the same weights run twice show, or there is no second run",
 }
+
+
+def _unset(value: object) -> bool:
+    return not value
+
+
+def _missing(value: object) -> bool:
+    return value is None
+
 
 Unit = Annotated[float, Field(ge=-1, le=1)]
 
@@ -47,7 +60,7 @@ class Reason(Record):
     verdict: Literal["FAIL", "INCONCLUSIVE"]
     suite: str = ""
     metric: str = ""
-    baseline: Literal["", "parent", "champion"] = ""
+    baseline: Baseline | Literal[""] = ""
     message: str
 
 
@@ -57,14 +70,15 @@ class RuleResult(Record):
     Against a baseline, `estimate` and the interval are of candidate - baseline; for a floor or a ceiling (`baseline`
     empty) of the candidate's score. An undefined interval is the whole range. `needed` counts the examples that would
     probably settle an INCONCLUSIVE rule (0: unknown or settled). SKIPPED: the rule does not apply to these versions, as
-    `message` says.
+    `message` says. In a sequential policy all numbers are those of the deciding `look` of `looks` (from 1), and the
+    interval holds its level over all looks together (a repeated confidence interval).
     """
 
     suite: str
     metric: str
     rule: Literal["floor", "ceiling", "noninferior", "improve"]
     text: str
-    baseline: Literal["", "parent", "champion"] = ""
+    baseline: Baseline | Literal[""] = ""
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE", "SKIPPED"]
     n: Annotated[int, Field(ge=0)] = 0
     clusters: Annotated[int, Field(ge=0)] = 0
@@ -80,6 +94,8 @@ class RuleResult(Record):
     mcnemar_p: Unit = 1.0
     needed: int = 0
     message: str = ""
+    look: Annotated[int, Field(ge=0, exclude_if=_unset)] = 0
+    looks: Annotated[int, Field(ge=0, exclude_if=_unset)] = 0
 
 
 class SuiteSummary(Record):
@@ -117,8 +133,34 @@ class PolicyInfo(Record):
     digest: str
 
 
+class AttemptInfo(Record):
+    """Which attempt of the policy's budget this is (0: nobody counted), and the one-sided level it was judged at."""
+
+    number: Annotated[int, Field(ge=0)]
+    budget: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+
+
+class MetricNoise(Record):
+    """The smallest margin that a second run of the same weights supports."""
+
+    suite: str
+    metric: str
+    floor: Unit
+
+
+class NoiseInfo(Record):
+    of: Baseline | Literal["candidate"]
+    repeat: RunInfo
+    metrics: list[MetricNoise]
+
+
 class GateReport(Record):
-    """A verdict with everything that led to it. Equal inputs give equal bytes."""
+    """A verdict with everything that led to it. Equal inputs give equal bytes.
+
+    What a policy did not ask for is left out: `attempt`, `noise`, and `improved_metrics`, the metrics (SUITE/METRIC)
+    that are better by what `improve_any` asks, family-wise.
+    """
 
     type: Literal["gate_report"] = "gate_report"
     format: Literal[1] = 1
@@ -132,6 +174,9 @@ class GateReport(Record):
     suites: list[SuiteSummary]
     unseen: list[SuiteSummary]
     level: float
+    attempt: AttemptInfo | None = Field(default=None, exclude_if=_missing)
+    noise: NoiseInfo | None = Field(default=None, exclude_if=_missing)
+    improved_metrics: list[str] | None = Field(default=None, exclude_if=_missing)
 
     def canonical_json(self) -> str:
         return canonical_json(self)
@@ -156,6 +201,10 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def _level(level: float) -> str:
+    return f"{round(100 * level, 2):g}%"
+
+
 def explain(report: GateReport) -> str:
     """The report as plain text."""
     lines = [
@@ -164,12 +213,20 @@ def explain(report: GateReport) -> str:
         f"candidate  {report.candidate.version}",
     ]
     lines += [f"{name:<10} {run.version} (template: {run.template})" for name, run in sorted(report.baselines.items())]
+    if report.attempt:
+        spent = f"one-sided level {report.attempt.alpha:.4f}"
+        lines.append(f"attempt    {report.attempt.number or 'not counted'} of {report.attempt.budget}, {spent}")
+    if report.improved_metrics is not None:
+        lines.append(f"better     {', '.join(report.improved_metrics) or 'no metric'}")
+    if report.noise:
+        floors = [f"{item.suite}/{item.metric} {percent(item.floor)}" for item in report.noise.metrics]
+        lines.append(f"noise      of the {report.noise.of}, points: {', '.join(floors) or 'unknown'}")
     if report.reasons:
         lines += ["", "why not"]
         for reason in report.reasons:
             place = "/".join(part for part in (reason.suite, reason.metric) if part)
             lines.append(f"  {reason.code:<18}{place + ': ' if place else ''}{reason.message}")
-    lines += ["", f"rules (two-sided {report.level:.0%} intervals, points)"]
+    lines += ["", f"rules (two-sided {_level(report.level)} intervals, points)"]
     for result in report.results:
         place = f"{result.suite}/{result.metric}"
         if result.verdict == "SKIPPED":
@@ -180,6 +237,8 @@ def explain(report: GateReport) -> str:
         if result.baseline:
             scores = f"{percent(result.baseline_score)} -> {scores}, difference {100 * result.estimate:+.1f}"
         size = f"n {result.n}, {result.clusters} clusters"
+        if result.looks:
+            size += f", look {result.look} of {result.looks}"
         lines.append(f"  {result.verdict:<13}{place}: {result.text}: {scores} {interval}; {size}")
     for title, rows in (("suites", report.suites), ("unseen wordings (reported, never deciding)", report.unseen)):
         if rows:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr, betaincinv, ndtri, stdtrit
+from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 LEVEL = 0.90
 ALPHA = (1 - LEVEL) / 2
@@ -87,21 +87,22 @@ def tango(n: float, gained: float, lost: float, z: float) -> tuple[float, float]
     if min(gained, lost) < 0 or gained + lost > n * (1 + 1e-12):
         raise ValueError(f"impossible counts: n {n}, gained {gained}, lost {lost}")
     estimate = (gained - lost) / n
-
-    def score(delta: float) -> float:
-        # The constrained maximum-likelihood estimate of P(lost) at this difference: the larger root of 2n q² + b q + c.
-        b = -gained - lost + (2 * n - gained + lost) * delta
-        c = -lost * delta * (1 - delta)
-        q = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-        variance = n * (2 * q + delta * (1 - delta))
-        gap = gained - lost - n * delta
-        if variance <= 0:
-            return math.copysign(math.inf, gap) if gap else 0.0
-        return gap / math.sqrt(variance)
-
-    low = _bisect(lambda delta: score(delta) - z, -1.0, estimate)
-    high = _bisect(lambda delta: score(delta) + z, estimate, 1.0)
+    low = _bisect(lambda delta: tango_z(n, gained, lost, delta) - z, -1.0, estimate)
+    high = _bisect(lambda delta: tango_z(n, gained, lost, delta) + z, estimate, 1.0)
     return low, high
+
+
+def tango_z(n: float, gained: float, lost: float, delta: float) -> float:
+    """Tango's score statistic for P(gained) - P(lost) = delta; it falls as `delta` rises."""
+    # The constrained maximum-likelihood estimate of P(lost) at this difference: the larger root of 2n q² + b q + c.
+    b = -gained - lost + (2 * n - gained + lost) * delta
+    c = -lost * delta * (1 - delta)
+    q = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+    variance = n * (2 * q + delta * (1 - delta))
+    gap = gained - lost - n * delta
+    if variance <= 0:
+        return math.copysign(math.inf, gap) if gap else 0.0
+    return gap / math.sqrt(variance)
 
 
 def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
@@ -200,7 +201,38 @@ def paired_difference(
     return Interval((flips.gained - flips.lost) / flips.n, low, high, flips.n, num_clusters, effect, 1 - 2 * alpha)
 
 
-def proportion(scores: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
+def improvement_p(
+    baseline: Sequence[float], candidate: Sequence[float], clusters: Sequence[Hashable], by: float = 0.0
+) -> float:
+    """One-sided p-value of "candidate - baseline is at most `by`": the test of which `paired_difference` is the
+    interval.
+
+    Raises:
+        UndefinedError: fewer than two clusters.
+        ValueError: unequal lengths or scores other than 0 and 1.
+    """
+    flips = count_flips(baseline, candidate)
+    effect = design_effect([c - b for b, c in zip(baseline, candidate, strict=True)], clusters)
+    z = tango_z(flips.n / effect, flips.gained / effect, flips.lost / effect, by)
+    num_clusters = len(set(clusters))
+    return float(ndtr(-z)) if num_clusters == flips.n else float(stdtr(num_clusters - 1, -z))
+
+
+def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
+    """Which hypotheses are rejected with a family-wise error of at most `alpha`.
+
+    Holm, Scandinavian Journal of Statistics 6:65, 1979: the smallest p-value is compared with alpha / k, the next with
+    alpha / (k - 1), and so on until one is not below.
+    """
+    rejected = [False] * len(p_values)
+    for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if not p_values[index] < alpha / (len(p_values) - step):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def proportion(scores: Sequence[float], clusters: Sequence[Hashable], alpha: float = ALPHA) -> Interval:
     """The share of right answers with Clopper-Pearson bounds at the effective sample size.
 
     Exact where nothing is clustered.
@@ -213,24 +245,6 @@ def proportion(scores: Sequence[float], clusters: Sequence[Hashable]) -> Interva
     effect = design_effect(scores, clusters)
     n, right, num_clusters = len(scores), float(sum(scores)), len(set(clusters))
     # Student's quantile widens the normal one by this ratio; the same for the sample size keeps few clusters honest.
-    widened = effect * (_quantile(num_clusters, n, ALPHA) / float(ndtri(1 - ALPHA))) ** 2
-    low, high = clopper_pearson(n / widened, right / widened)
-    return Interval(right / n, low, high, n, num_clusters, effect)
-
-
-# -- planning ----------------------------------------------------------------------------------------------------------
-
-
-def examples_needed(
-    discordance: float, margin: float, difference: float = 0.0, effect: float = 1.0, power: float = POWER
-) -> int:
-    """Examples for a non-inferiority test at the given true difference and share of flips (normal approximation).
-
-    Raises:
-        UndefinedError: at or below -margin no number of examples proves non-inferiority.
-    """
-    if difference + margin <= 0:
-        raise UndefinedError("a true difference at or below -margin cannot be proven non-inferior")
-    variance = max(discordance - difference**2, 0.0)
-    z = float(ndtri(1 - ALPHA)) + float(ndtri(power))
-    return max(math.ceil(effect * z * z * variance / (difference + margin) ** 2), 1)
+    widened = effect * (_quantile(num_clusters, n, alpha) / float(ndtri(1 - alpha))) ** 2
+    low, high = clopper_pearson(n / widened, right / widened, alpha)
+    return Interval(right / n, low, high, n, num_clusters, effect, 1 - 2 * alpha)

@@ -9,6 +9,7 @@ follow.py      waiting for a job and its chain
 spawn.py       a server of one's own
 specfile.py    a spec's YAML, with the lines of what is wrong; template.py: `init`'s commented one
 serve.py submit.py plan.py jobs.py datasets.py models.py gates.py sample.py demo.py    the commands
+gate_group.py  `gate`, which is a command and has gate_explain.py and gate_replay.py below it
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ COMMANDS: Final[dict[str, str]] = {
     "models": "models:models",
     "suites": "gates:suites",
     "eval": "gates:evaluate",
-    "gate": "gates:gate",
+    "gate": "gate_group:gate",
     "promote": "gates:promote",
     "promotions": "gates:promotions",
     "rollback": "gates:rollback",
