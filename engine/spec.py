@@ -301,10 +301,20 @@ class OverlongReward(RewardOptions):
     buffer_tokens: Count = Field(default=64, description="tokens before max_new_tokens over which it falls to -1")
 
 
-RewardPart = Annotated[CheckerReward | RegexReward | OverlongReward, Field(discriminator="type")]
+class ModelReward(RewardOptions):
+    """What a reward model says of prompt and answer together, ended as its training data were."""
+
+    type: Literal["model"] = "model"
+    model: Ref = Field(
+        description="a registered reward model with the base's tokenizer and chat template, NAME@VERSION or NAME@ALIAS"
+    )
 
 
-def _checker_alone() -> list[CheckerReward | RegexReward | OverlongReward]:
+AnyReward = CheckerReward | RegexReward | OverlongReward | ModelReward
+RewardPart = Annotated[AnyReward, Field(discriminator="type")]
+
+
+def _checker_alone() -> list[AnyReward]:
     return [CheckerReward()]
 
 
@@ -435,6 +445,12 @@ class EvaluateSpec(JobCommon):
         default=0, description="a cap under each task's own; 0: no further cap"
     )
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
+
+
+def reward_models_of(spec: AnySpec) -> list[str]:
+    """Refs of the reward models among the parts of a spec's rewards, in their order."""
+    parts: list[AnyReward] = getattr(spec, "rewards", [])
+    return [part.model for part in parts if isinstance(part, ModelReward)]
 
 
 TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec | GrpoSpec

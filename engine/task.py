@@ -73,6 +73,9 @@ class TrainTask(Option):
     held_out: list[DatasetInput] = Field(
         default_factory=list, description="what spec.held_out names, if it names datasets"
     )
+    reward_models: list[ModelInput] = Field(
+        default_factory=list, description="what the parts of type model in spec.rewards name, in their order"
+    )
     cache: str = Field("", description="the folder of encoded rows; empty: they are held in memory")
     resume_from: str = Field(
         "", description="a checkpoint folder, of this job's earlier attempt; empty: start at step 0"

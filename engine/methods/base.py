@@ -19,6 +19,7 @@ from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.events import Note
 from posttrain.engine.experience import Rollout
 from posttrain.engine.models import LanguageModel
+from posttrain.engine.rewards.model import RewardModels
 from posttrain.engine.spec import TrainSpec
 
 Metrics = dict[str, float]
@@ -43,11 +44,13 @@ class Window:
 @dataclass
 class Models:
     """The models of a technique; `policy` is the one that is trained, `peft` what holds its adapter, if it has one,
-    `frozen` the policy as it was before training, where a method without an adapter asks for it in every step."""
+    `frozen` the policy as it was before training, where a method without an adapter asks for it in every step,
+    `reward_models` the parts of a reward that are models."""
 
     policy: LanguageModel
     peft: Any = None
     frozen: LanguageModel | None = None
+    reward_models: RewardModels | None = None
 
     @contextmanager
     def reference(self) -> Iterator[LanguageModel]:

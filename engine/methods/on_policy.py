@@ -32,7 +32,7 @@ from posttrain.engine.methods.base import Metrics, Models
 from posttrain.engine.methods.chat import ChatMethod
 from posttrain.engine.models import LanguageModel, stop_ids_of
 from posttrain.engine.ops import token_logps
-from posttrain.engine.rewards import Answer, RewardProcess, Scored, names_of, total_of
+from posttrain.engine.rewards import Answer, RewardProcess, Scored, joined, names_of, total_of
 from posttrain.engine.rollout import Completion, GenerationSettings, generate_groups
 from posttrain.engine.spec import GrpoSpec
 
@@ -96,9 +96,9 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
         """
         try:
             groups = self._answer(prompts, models, [[0]] * len(prompts), should_stop, temperature=0.0)
+            judged = self._judge(prompts, groups, models, should_stop)
         except CancelledError:
             return None
-        judged = self._judge(prompts, groups)
         known = [one.reward for group in judged for one in group if not one.scored.failure]
         if not known:
             raise RewardError("no held-out answer has a reward")
@@ -128,7 +128,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
         ]
         groups = self._answer(prompts, models, streams, should_stop, temperature=self._spec.rollout.temperature)
         seconds = time.monotonic() - started
-        judged = self._judge(prompts, groups)
+        judged = self._judge(prompts, groups, models, should_stop)
         metrics = self._numbers(judged)
         if metrics["truncated_share"] > MUCH_TRUNCATED:
             self._tell(
@@ -180,13 +180,20 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             should_stop=should_stop,
         )
 
-    def _judge(self, prompts: Sequence[PromptRow], completions: Sequence[Sequence[Completion]]) -> list[list[Judged]]:
+    def _judge(
+        self,
+        prompts: Sequence[PromptRow],
+        completions: Sequence[Sequence[Completion]],
+        models: Models,
+        should_stop: Callable[[], bool],
+    ) -> list[list[Judged]]:
         spec, found, failures = self._spec, list[list[Judged]](), list[str]()
         num, num_long = sum(map(len, completions)), 0
-        for row, group in zip(prompts, completions, strict=True):
+        by_models = self._by_models(prompts, completions, models, should_stop)
+        for row, group, by_model in zip(prompts, completions, by_models, strict=True):
             target = json.loads(row.target)
             found.append([])
-            for completion in group:
+            for completion, others in zip(group, by_model, strict=True):
                 answer = Answer(
                     self._text(completion.answer_ids),
                     len(completion.token_ids),
@@ -196,7 +203,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                     target,
                 )
                 num_long += len(answer.text) > MAX_ANSWER_CHARS
-                scored = self._rewards.score(answer)
+                scored = joined(self._rewards.score(answer), others, spec.rewards)
                 found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
                 if scored.failure:
                     # What a reward raises may quote an answer: shown as it would be in Python's source.
@@ -216,6 +223,19 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
             text = f"{len(failures)} of {num} completions have no reward; the first: {failures[0]}"
             self._tell("failed", f"{text}; they are left out of their groups and of the loss")
         return found
+
+    def _by_models(
+        self,
+        prompts: Sequence[PromptRow],
+        completions: Sequence[Sequence[Completion]],
+        models: Models,
+        should_stop: Callable[[], bool],
+    ) -> list[list[Scored]]:
+        """What the reward models say of each completion, by its tokens; nothing without any."""
+        if models.reward_models is None:
+            return [[Scored() for _ in group] for group in completions]
+        answers = [[completion.answer_ids for completion in group] for group in completions]
+        return models.reward_models.score([row.ids for row in prompts], answers, should_stop)
 
     # -- log-probabilities ---------------------------------------------------------------------------------------------
 

@@ -50,6 +50,12 @@ def names_of(options: Sequence[RewardOptions]) -> list[str]:
     return names
 
 
+def joined(scored: Scored, others: Scored, options: Sequence[RewardOptions]) -> Scored:
+    """One answer's parts from two places, in the order of the spec; the first failure is told."""
+    parts = {**scored.parts, **others.parts}
+    return Scored({name: parts[name] for name in names_of(options) if name in parts}, scored.failure or others.failure)
+
+
 def total_of(scored: Scored, options: Sequence[RewardOptions]) -> float:
     """The weighted sum; NaN if a part failed, so that nobody takes it for a number."""
     if scored.failure:

@@ -35,7 +35,7 @@ class RewardProcess:
     def __init__(
         self, options: Sequence[RewardOptions], timeout_s: float = TIMEOUT_S, command: Sequence[str] = _COMMAND
     ) -> None:
-        make(options)
+        self._is_idle = not make(options)
         self._command = command
         head = {"parts": PARTS.dump_python(list(options), mode="json"), "timeout_s": timeout_s}
         self._head = json.dumps(head).encode() + b"\n"
@@ -43,7 +43,9 @@ class RewardProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def score(self, answer: Answer) -> Scored:
-        """The parts of one answer. Never raises because of an answer."""
+        """The parts of one answer, but those of reward models. Never raises because of an answer."""
+        if self._is_idle:
+            return Scored()
         line = json.dumps(asdict(answer)).encode() + b"\n"
         process = self._started()
         assert process.stdin is not None

@@ -17,20 +17,22 @@ from posttrain.engine.data.patterns import UncheckableError
 from posttrain.engine.errors import SpecError
 from posttrain.engine.rewards.base import Answer, Reward, Scored, names_of
 from posttrain.engine.rewards.verifiable import reward_of
-from posttrain.engine.spec import RewardOptions, RewardPart
+from posttrain.engine.spec import ModelReward, RewardOptions, RewardPart
 
 MAX_FAILURE = 200  # characters of a failure's reason
 PARTS: TypeAdapter[Any] = TypeAdapter(list[RewardPart])
 
 
 def make(options: Sequence[RewardOptions]) -> list[tuple[str, Reward]]:
-    """The parts by name.
+    """The parts by name, but those of reward models.
 
     Raises:
         SpecError: names the part that cannot be made.
     """
     made = []
     for index, (name, option) in enumerate(zip(names_of(options), options, strict=True)):
+        if isinstance(option, ModelReward):
+            continue  # scored beside the trained model, see model.py
         try:
             made.append((name, reward_of(option)))
         except UncheckableError as error:

@@ -590,15 +590,25 @@ class OverlongReward(_message.Message):
     buffer_tokens: int
     def __init__(self, weight: _Optional[float] = ..., buffer_tokens: _Optional[int] = ...) -> None: ...
 
+class ModelReward(_message.Message):
+    __slots__ = ("weight", "model")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    model: str
+    def __init__(self, weight: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
+
 class RewardPart(_message.Message):
-    __slots__ = ("checker", "regex", "overlong")
+    __slots__ = ("checker", "regex", "overlong", "model")
     CHECKER_FIELD_NUMBER: _ClassVar[int]
     REGEX_FIELD_NUMBER: _ClassVar[int]
     OVERLONG_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     checker: CheckerReward
     regex: RegexReward
     overlong: OverlongReward
-    def __init__(self, checker: _Optional[_Union[CheckerReward, _Mapping]] = ..., regex: _Optional[_Union[RegexReward, _Mapping]] = ..., overlong: _Optional[_Union[OverlongReward, _Mapping]] = ...) -> None: ...
+    model: ModelReward
+    def __init__(self, checker: _Optional[_Union[CheckerReward, _Mapping]] = ..., regex: _Optional[_Union[RegexReward, _Mapping]] = ..., overlong: _Optional[_Union[OverlongReward, _Mapping]] = ..., model: _Optional[_Union[ModelReward, _Mapping]] = ...) -> None: ...
 
 class GrpoLoss(_message.Message):
     __slots__ = ("clip_low", "clip_high")
