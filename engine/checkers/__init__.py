@@ -11,6 +11,7 @@ from posttrain.engine.checkers.constraints import constraints
 from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS, Checker, Judgement, Target
 from posttrain.engine.checkers.maths import final_answer
 from posttrain.engine.checkers.refusal import helps, refuses
+from posttrain.engine.checkers.schema import json_schema
 from posttrain.engine.checkers.text import exact, mentions, regex
 
 __all__ = ["CHECKERS", "FIELDS", "Checker", "Judgement", "Target", "judge"]
@@ -20,6 +21,7 @@ CHECKERS: dict[str, Checker] = {
     "exact": exact,
     "final_answer": final_answer,
     "helps": helps,
+    "json_schema": json_schema,
     "mentions": mentions,
     "no_tool_call": no_tool_call,
     "refuses": refuses,
@@ -33,6 +35,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "exact": ("answer",),
     "final_answer": ("answer",),
     "helps": ("all",),
+    "json_schema": ("schema",),
     "mentions": ("all",),
     "no_tool_call": ("mode",),
     "refuses": (),

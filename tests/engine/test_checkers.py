@@ -23,6 +23,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "constraints": {"constraints": [{"kind": "start_word", "word": "river"}, {"kind": "include", "phrase": "door"}]},
     "final_answer": {"answer": "17"},
     "helps": {"all": ["kill 4312"]},
+    "json_schema": {"schema": {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}}},
     "mentions": {"all": ["Zarvik"], "forbid": ["Ben"]},
     "no_tool_call": {"mode": "decline"},
     "refuses": {},
@@ -119,6 +120,55 @@ def test_tool_call(answer: str, reason: str) -> None:
     judgement = judge("tool_call", answer, CALL)
     assert judgement.reason == reason
     assert judgement.ok is (reason == "ok")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('{"x": 1}', "ok"),
+        (' {"x": 1, "y": null}\n', "ok"),
+        ('{"x": 1.0}', "ok"),
+        ('{"x": "1"}', "not by the schema"),
+        ("{}", "not by the schema"),
+        ("1", "not by the schema"),
+        ('{"x": NaN}', "not JSON"),
+        ('{"x": 1, "x": 2}', "not JSON"),
+        ('```json\n{"x": 1}\n```', "not JSON"),
+        ("[" * 2000, "not JSON"),
+        ('{"x": 1, "y": [' + "0," * 1900 + "0]}", "ok"),
+        ('{"x": 1, "y": ' + "[[" * 400 + "]]" * 400 + "}", "takes too much to check"),
+    ],
+)
+def test_json_schema(answer: str, reason: str) -> None:
+    schema = {**TARGETS["json_schema"]["schema"], "additionalProperties": {"$ref": "#/$defs/deep"}}
+    schema["$defs"] = (
+        {"deep": {"items": {"anyOf": [{"$ref": "#/$defs/deep"}] * 40}}} if "[[" in answer else {"deep": {}}
+    )
+    judgement = judge("json_schema", answer, {"schema": schema})
+    assert judgement.reason == reason
+    assert judgement.ok is (reason == "ok")
+    assert judge("json_schema", answer, {"schema": json.dumps(schema)}) == judgement, "a schema as text is the same"
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ([], "must be an object"),
+        ("{", "is no JSON"),
+        ('{"type": 1, "type": 2}', "is no JSON"),
+        ({"type": "numbr"}, "is no JSON schema"),
+        ({"pattern": "(a"}, "cannot be matched in bounded time"),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}}, "has no '#/$defs/a', which it refers to"),
+        ({"$ref": "https://example.org/s.json"}, "only #/... within the schema is read"),
+        ({"$ref": "#"}, "refers to itself too deeply"),
+        ({"enum": list(range(3000))}, "has more than 2048 values"),
+        ({"unevaluatedProperties": False}, "which is not checked here"),
+    ],
+)
+def test_a_schema_is_tried_before_any_answer(schema: Any, problem: str) -> None:
+    """An empty answer is what a row without a reference is judged by when it is sealed."""
+    with pytest.raises(UncheckableError, match=problem.replace("$", r"\$")):
+        judge("json_schema", "", {"schema": schema})
 
 
 @pytest.mark.parametrize(
