@@ -1,5 +1,5 @@
 """Every job option, declared once: here what each kind of job has of its own, in `options.py` what all training has, in
-`loss_options.py` the losses on preferences.
+`loss_options.py` the losses on preferences, in `reward_options.py` the parts of a reward.
 
 A job is a frozen pydantic model in a union discriminated on `kind`. The protocol messages and `posttrain init` follow
 these classes; tests compare them. Nothing here imports torch.
@@ -61,16 +61,28 @@ from posttrain.engine.options import (
     StepsDuration,
     TrainTemplate,
 )
+from posttrain.engine.reward_options import (
+    AnyReward,
+    CheckerReward,
+    LengthReward,
+    ModelReward,
+    OverlongReward,
+    RegexReward,
+    RewardOptions,
+    RewardPart,
+    checker_alone,
+)
 
 __all__ = [
-    "JOB_SPEC", "KINDS", "MIN_TEMPERATURE", "NAME_PATTERN", "REF_PATTERN", "AnySpec", "BuiltinTemplate", "DpoHingeLoss",
-    "DpoIpoLoss", "DpoOptimizerOptions", "DpoRobustLoss", "DpoSigmoidLoss", "DpoSigmoidNormLoss", "DpoSpec", "Duration",
-    "EmaAveraging", "EpochsDuration", "EvalTemplate", "EvaluateSpec", "HeldOutData", "HeldOutOptions", "HeldOutShare",
-    "IftSpec", "JobCommon", "JobSpec", "KtoLoss", "LoraAdapter", "MemoryOptions", "Name", "NoHeldOut",
-    "OptimizerOptions", "Option", "OrpoLoss", "OwnEvalTemplate", "OwnTemplate", "PairLoss", "PlainEvalTemplate",
-    "RewardOptimizerOptions", "RewardSpec", "SftSpec", "SimpoLoss", "StepsDuration", "Then", "ThenGate", "ThenNothing",
-    "ToolUseSpec", "TrainCommon", "TrainOptions", "TrainSpec", "VersionEvalTemplate", "canonical_json", "parse_spec",
-    "sha256_text", "spec_digest",
+    "JOB_SPEC", "KINDS", "MIN_TEMPERATURE", "NAME_PATTERN", "REF_PATTERN", "AnyReward", "AnySpec", "BuiltinTemplate",
+    "CheckerReward", "DpoHingeLoss", "DpoIpoLoss", "DpoOptimizerOptions", "DpoRobustLoss", "DpoSigmoidLoss",
+    "DpoSigmoidNormLoss", "DpoSpec", "Duration", "EmaAveraging", "EpochsDuration", "EvalTemplate", "EvaluateSpec",
+    "HeldOutData", "HeldOutOptions", "HeldOutShare", "IftSpec", "JobCommon", "JobSpec", "KtoLoss", "LengthReward",
+    "LoraAdapter", "MemoryOptions", "ModelReward", "Name", "NoHeldOut", "OptimizerOptions", "Option", "OrpoLoss",
+    "OverlongReward", "OwnEvalTemplate", "OwnTemplate", "PairLoss", "PlainEvalTemplate", "RegexReward",
+    "RewardOptimizerOptions", "RewardOptions", "RewardPart", "RewardSpec", "SftSpec", "SimpoLoss", "StepsDuration",
+    "Then", "ThenGate", "ThenNothing", "ToolUseSpec", "TrainCommon", "TrainOptions", "TrainSpec", "VersionEvalTemplate",
+    "canonical_json", "parse_spec", "sha256_text", "spec_digest",
 ]  # fmt: skip
 
 # -- what happens after training --------------------------------------------------------------------------------------
@@ -273,51 +285,6 @@ class UpdateOptions(Option):
     )
 
 
-class RewardOptions(Option):
-    """Base of the parts of a reward."""
-
-    weight: Annotated[float, Field(allow_inf_nan=False)] = Field(default=1.0, description="of this part in the sum")
-
-
-class CheckerReward(RewardOptions):
-    """1 if the row's checker judges the answer right, else 0."""
-
-    type: Literal["checker"] = "checker"
-
-
-class RegexReward(RewardOptions):
-    """1 if the pattern is found in the answer, else 0: for formats."""
-
-    type: Literal["regex"] = "regex"
-    pattern: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        default="Answer:", description="in the syntax of Rust's regex, matched in linear time"
-    )
-
-
-class OverlongReward(RewardOptions):
-    """Soft overlong punishment, arXiv:2503.14476 eq. 13: 0 up to max_new_tokens - buffer_tokens, then down to -1."""
-
-    type: Literal["overlong"] = "overlong"
-    buffer_tokens: Count = Field(default=64, description="tokens before max_new_tokens over which it falls to -1")
-
-
-class ModelReward(RewardOptions):
-    """What a reward model says of prompt and answer together, ended as its training data were."""
-
-    type: Literal["model"] = "model"
-    model: Ref = Field(
-        description="a registered reward model with the base's tokenizer and chat template, NAME@VERSION or NAME@ALIAS"
-    )
-
-
-AnyReward = CheckerReward | RegexReward | OverlongReward | ModelReward
-RewardPart = Annotated[AnyReward, Field(discriminator="type")]
-
-
-def _checker_alone() -> list[AnyReward]:
-    return [CheckerReward()]
-
-
 class PolicyLossOptions(Option):
     """Base of clipped policy losses: the ratio of new to old probability is held in [1 - clip_low, 1 + clip_high]."""
 
@@ -384,7 +351,7 @@ class GrpoSpec(TrainCommon):
         "(arXiv:2512.02556); false: as in the paper of GRPO",
     )
     rewards: list[RewardPart] = Field(
-        default_factory=_checker_alone, min_length=1, description="parts of the reward; their weighted sum"
+        default_factory=checker_alone, min_length=1, description="parts of the reward; their weighted sum"
     )
     max_failed_rewards: Fraction = Field(
         default=0.1,

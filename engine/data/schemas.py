@@ -151,7 +151,7 @@ def _reason(error: Any) -> str:
     return shown(error.message if brief else f"breaks {error.validator}: {json.dumps(wanted, ensure_ascii=False)}")
 
 
-def extra(names: Sequence[str], listed: Any) -> str:
+def said_extra(names: Sequence[str], listed: Any) -> str:
     return f"has {shown(names_of(names))}, which the tool does not take ({shown(names_of(listed)) or 'nothing'})"
 
 
@@ -219,6 +219,7 @@ def tried_validator(text: str) -> Any:
             resolver.lookup(ref)
         except referencing.exceptions.Unresolvable:
             raise UncheckableError(f"has no {shown(repr(ref))}, which it refers to") from None
+    value: Any
     for value in (None, True, 0, "", [], {}):
         first_error(validator, value, Budget())
     return validator
@@ -292,7 +293,7 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
         for name in extra:
             yield from validator.descend(instance[name], allowed, path=name)
     elif not allowed and extra:
-        yield jsonschema.ValidationError(extra(extra, listed))
+        yield jsonschema.ValidationError(said_extra(extra, listed))
 
 
 def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:

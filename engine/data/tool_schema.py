@@ -11,7 +11,7 @@ from typing import Any
 
 from posttrain.engine.data.examples import Example, Message
 from posttrain.engine.data.patterns import UncheckableError, shown
-from posttrain.engine.data.schemas import Budget, Finding, extra, first_error, names_of
+from posttrain.engine.data.schemas import Budget, Finding, first_error, names_of, said_extra
 
 _OPENING = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref", "dependentSchemas")
 
@@ -62,5 +62,5 @@ def _first_error(
     if isinstance(listed, dict) and not any(key in parameters for key in _OPENING):
         more = [name for name in arguments if name not in listed]
         if more:
-            return "", extra(more, listed)
+            return "", said_extra(more, listed)
     return None

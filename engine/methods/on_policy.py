@@ -19,13 +19,15 @@ from typing import Any
 
 from torch import Tensor
 
+from posttrain.engine.checkers import CHECKERS
 from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow, PromptRow
 from posttrain.engine.data.examples import AnyExample, PromptExample
 from posttrain.engine.data.packing import Batch, collate, split
+from posttrain.engine.data.prompts import NO_CHECKER
 from posttrain.engine.data.template import ChatTemplate
-from posttrain.engine.errors import CancelledError, RewardError
+from posttrain.engine.errors import CancelledError, DataError, RewardError
 from posttrain.engine.events import HELD_OUT_PREFIX, Note
 from posttrain.engine.experience import Experience, Values
 from posttrain.engine.methods.base import Metrics, Models
@@ -34,7 +36,7 @@ from posttrain.engine.models import LanguageModel, stop_ids_of
 from posttrain.engine.ops import token_logps
 from posttrain.engine.rewards import Answer, RewardProcess, Scored, joined, names_of, total_of
 from posttrain.engine.rollout import Completion, GenerationSettings, generate_groups
-from posttrain.engine.spec import GrpoSpec
+from posttrain.engine.spec import CheckerReward, GrpoSpec
 
 MUCH_TRUNCATED = 0.5  # share of a rollout's completions from which on it is told
 
@@ -77,6 +79,11 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> PromptRow:
         assert isinstance(example, PromptExample)
         self._check_speaks(example, encoder, source, number)
+        if example.checker == NO_CHECKER and any(isinstance(part, CheckerReward) for part in self._spec.rewards):
+            raise DataError(
+                f"{source} row {number}: it has no checker, and checker is a part of rewards",
+                hint="give the row a checker and its target, or take the part out of rewards",
+            )
         return encoder.question(example, source, number)
 
     def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
@@ -202,7 +209,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                     row.checker,
                     target,
                 )
-                num_long += len(answer.text) > MAX_ANSWER_CHARS
+                num_long += len(answer.text) > MAX_ANSWER_CHARS and row.checker in CHECKERS
                 scored = joined(self._rewards.score(answer), others, spec.rewards)
                 found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
                 if scored.failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from posttrain.engine.rewards.base import Answer, Reward, Scored, names_of
 from posttrain.engine.rewards.verifiable import reward_of
 from posttrain.engine.spec import ModelReward, RewardOptions, RewardPart
 
+MAX_MEMORY_BYTES = 4 * 2**30  # of addresses: an answer that makes a checker grow fails, and takes nobody's memory
 MAX_FAILURE = 200  # characters of a failure's reason
 PARTS: TypeAdapter[Any] = TypeAdapter(list[RewardPart])
 
@@ -64,6 +66,9 @@ def main() -> None:
     lines = sys.stdin.buffer
     head = json.loads(lines.readline())
     parts = make(PARTS.validate_python(head["parts"]))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MAX_MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # What asks the trainer's group to stop is for the trainer to answer: a reward that is missing for it would be
     # another trajectory.

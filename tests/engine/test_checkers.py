@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.engine.checkers import CHECKERS, FIELDS, judge
+from posttrain.engine.checkers import CHECKERS, FIELDS, TIMED_CHECKERS, judge
 from posttrain.engine.checkers.constraints import KINDS
 from posttrain.engine.checkers.refusal import is_refusal
 from posttrain.engine.data.patterns import UncheckableError
@@ -150,6 +150,12 @@ def test_json_schema(answer: str, reason: str) -> None:
     assert judge("json_schema", answer, {"schema": json.dumps(schema)}) == judgement, "a schema as text is the same"
 
 
+def test_json_schema_may_forbid_what_it_does_not_list() -> None:
+    schema = {"properties": {"x": {}}, "additionalProperties": False}
+    assert judge("json_schema", '{"x": 1}', {"schema": schema}).ok
+    assert judge("json_schema", '{"x": 1, "y": 2}', {"schema": schema}).reason == "not by the schema"
+
+
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
@@ -242,7 +248,7 @@ def test_exact_and_regex() -> None:
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_the_fields_that_a_target_needs_are_declared(checker: str) -> None:
     """With all of them an answer is judged; without any one of them some answer raises KeyError."""
-    assert set(FIELDS) == set(CHECKERS)
+    assert set(FIELDS) == {*CHECKERS, *TIMED_CHECKERS}
     target = TARGETS[checker]
     assert set(FIELDS[checker]) <= set(target)
     only = {name: target[name] for name in FIELDS[checker]}

@@ -62,6 +62,13 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], field: str, reason
     assert findings(WEATHER, arguments) == [(f"messages[1].tool_calls[0].arguments{field}", reason)]
 
 
+def test_what_a_schema_forbids_itself_is_named() -> None:
+    nested = objects(a={**objects(b={}), "additionalProperties": False})
+    assert findings(nested, {"a": {"c": 1}}) == [
+        ("messages[1].tool_calls[0].arguments.a", "has c, which the tool does not take (b)")
+    ]
+
+
 def test_right_calls() -> None:
     assert findings(WEATHER, {"city": "Rome", "days": 2.0, "unit": "C", "spots": [{"lat": 1}]}) == []
     assert findings({}, {"anything": 1}) == []
