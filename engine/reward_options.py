@@ -63,7 +63,20 @@ class ModelReward(RewardOptions):
     )
 
 
-AnyReward = CheckerReward | RegexReward | OverlongReward | ModelReward | LengthReward
+class PythonReward(RewardOptions):
+    """What a function of a module says that the server allows (`posttrain serve --reward-module`)."""
+
+    type: Literal["python"] = "python"
+    function: Annotated[
+        str, Field(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z][A-Za-z0-9_]*$")
+    ] = Field(description="MODULE:FUNCTION, called with prompt, completion and target")
+
+    @property
+    def module(self) -> str:
+        return self.function.partition(":")[0]
+
+
+AnyReward = CheckerReward | RegexReward | OverlongReward | ModelReward | LengthReward | PythonReward
 RewardPart = Annotated[AnyReward, Field(discriminator="type")]
 
 

@@ -51,6 +51,7 @@ from posttrain.engine.models import (
 from posttrain.engine.optim import check_update_rule
 from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
 from posttrain.engine.quantization import check_quantization, quantize, quantized_lora
+from posttrain.engine.rewards.functions import check_allowed
 from posttrain.engine.rewards.model import RewardModels, check_judges
 from posttrain.engine.score import add_score_head, save_reward_model, use_other_padding
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
@@ -94,6 +95,7 @@ class _Attempt:
         self._phase("loading")
         check_update_rule(spec.optimizer, default_device())
         check_quantization(spec.adapter)
+        check_allowed(getattr(spec, "rewards", ()), self.task.reward_modules)
         check_input(base)
         config, tokenizer = load_config(base), load_tokenizer(base)
         method = method_of(spec)

@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain.engine.data.formats import Format, formats_for
 from posttrain.engine.errors import EngineError
+from posttrain.engine.rewards.functions import not_allowed
 from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
@@ -55,6 +56,13 @@ def read_spec(message: spec_pb2.JobSpec) -> AnySpec:
     spec = parse_spec(to_dict(message))
     check_text("display_name", spec.display_name, 200)
     return spec
+
+
+def check_functions(spec: AnySpec, modules: Sequence[str]) -> None:
+    """Raises InvalidFieldError for functions in `rewards` whose module this server does not allow."""
+    wrong = [FieldViolation(*each) for each in not_allowed(getattr(spec, "rewards", ()), modules)]
+    if wrong:
+        raise InvalidFieldError(wrong)
 
 
 # -- references -------------------------------------------------------------------------------------------------------

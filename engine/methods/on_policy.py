@@ -198,7 +198,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
         num, num_long = sum(map(len, completions)), 0
         by_models = self._by_models(prompts, completions, models, should_stop)
         for row, group, by_model in zip(prompts, completions, by_models, strict=True):
-            target = json.loads(row.target)
+            target, question = json.loads(row.target), self._question(row)
             found.append([])
             for completion, others in zip(group, by_model, strict=True):
                 answer = Answer(
@@ -208,6 +208,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                     completion.stop_reason != "stop",
                     row.checker,
                     target,
+                    question,
                 )
                 num_long += len(answer.text) > MAX_ANSWER_CHARS and row.checker in CHECKERS
                 scored = joined(self._rewards.score(answer), others, spec.rewards)
@@ -293,7 +294,7 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
         """The completions of the first prompts, to be read."""
         samples = []
         for row, group in list(zip(prompts, judged, strict=True))[: self._spec.rollout.num_samples]:
-            question = self._tokenizer.decode(list(row.ids), clean_up_tokenization_spaces=False)
+            question = self._question(row)
             for index, one in enumerate(group):
                 failure = {"failure": one.scored.failure}
                 samples.append(
@@ -310,6 +311,11 @@ class OnPolicyMethodBase(ChatMethod[GrpoSpec]):
                     }
                 )
         return samples
+
+    def _question(self, row: PromptRow) -> str:
+        """What the model read, special tokens included."""
+        text: str = self._tokenizer.decode(list(row.ids), clean_up_tokenization_spaces=False)
+        return text
 
     def _text(self, ids: Sequence[int]) -> str:
         """What an evaluation would read of these tokens."""

@@ -16,7 +16,7 @@ class Answer:
     """One completion, and what it is judged by: its row's checker and target.
 
     `num_tokens` counts its tokens, the stop token included; `max_tokens` is the limit that it was generated under.
-    `is_truncated`: it ended without a stop token.
+    `is_truncated`: it ended without a stop token. `prompt` is the text that the model read.
     """
 
     text: str
@@ -25,6 +25,7 @@ class Answer:
     is_truncated: bool
     checker: str
     target: Mapping[str, Any]
+    prompt: str = ""
 
 
 Reward = Callable[[Answer], float]

@@ -7,7 +7,8 @@ from posttrain.engine.checkers.judgement import words
 from posttrain.engine.data.patterns import is_found
 from posttrain.engine.data.prompts import NO_CHECKER
 from posttrain.engine.rewards.base import Answer, Reward
-from posttrain.engine.spec import CheckerReward, LengthReward, OverlongReward, RegexReward, RewardOptions
+from posttrain.engine.rewards.functions import python_reward
+from posttrain.engine.spec import CheckerReward, LengthReward, OverlongReward, PythonReward, RegexReward, RewardOptions
 
 
 def reward_of(options: RewardOptions) -> Reward:
@@ -24,6 +25,8 @@ def reward_of(options: RewardOptions) -> Reward:
             return lambda answer: float(is_found(options.pattern, answer.text))
         case OverlongReward():
             return lambda answer: overlong(answer, options.buffer_tokens)
+        case PythonReward():
+            return lambda answer: python_reward(options, answer)
         case LengthReward():
             return lambda answer: length(answer, options)
     raise TypeError(f"{type(options).__name__} is no part of a reward")

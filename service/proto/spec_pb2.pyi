@@ -612,19 +612,29 @@ class LengthReward(_message.Message):
     falloff: int
     def __init__(self, weight: _Optional[float] = ..., unit: _Optional[str] = ..., low: _Optional[int] = ..., high: _Optional[int] = ..., falloff: _Optional[int] = ...) -> None: ...
 
+class PythonReward(_message.Message):
+    __slots__ = ("weight", "function")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    function: str
+    def __init__(self, weight: _Optional[float] = ..., function: _Optional[str] = ...) -> None: ...
+
 class RewardPart(_message.Message):
-    __slots__ = ("checker", "regex", "overlong", "model", "length")
+    __slots__ = ("checker", "regex", "overlong", "model", "length", "python")
     CHECKER_FIELD_NUMBER: _ClassVar[int]
     REGEX_FIELD_NUMBER: _ClassVar[int]
     OVERLONG_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
     checker: CheckerReward
     regex: RegexReward
     overlong: OverlongReward
     model: ModelReward
     length: LengthReward
-    def __init__(self, checker: _Optional[_Union[CheckerReward, _Mapping]] = ..., regex: _Optional[_Union[RegexReward, _Mapping]] = ..., overlong: _Optional[_Union[OverlongReward, _Mapping]] = ..., model: _Optional[_Union[ModelReward, _Mapping]] = ..., length: _Optional[_Union[LengthReward, _Mapping]] = ...) -> None: ...
+    python: PythonReward
+    def __init__(self, checker: _Optional[_Union[CheckerReward, _Mapping]] = ..., regex: _Optional[_Union[RegexReward, _Mapping]] = ..., overlong: _Optional[_Union[OverlongReward, _Mapping]] = ..., model: _Optional[_Union[ModelReward, _Mapping]] = ..., length: _Optional[_Union[LengthReward, _Mapping]] = ..., python: _Optional[_Union[PythonReward, _Mapping]] = ...) -> None: ...
 
 class GrpoLoss(_message.Message):
     __slots__ = ("clip_low", "clip_high")
