@@ -79,6 +79,23 @@ def test_hostile_mathematics_cannot_hang() -> None:
         assert asked(process, "math", "$17$", answer="17") == Scored({"checker": 1.0})
 
 
+def test_mathematics_runs_no_code(rewards: RewardProcess, tmp_path: Path) -> None:
+    """sympy's own parser would: what math-verify hands it holds digits and operators only."""
+    code = f"__import__('pathlib').Path('{tmp_path}/ran').touch()"
+    for text in (
+        code,
+        f"${code}$",
+        f"\\boxed{{{code}}}",
+        f"The final answer is 1+{code}",
+        f"answer: (1)*{code} ",
+        f"= 1/{code}",
+    ):
+        for gold in ("17", text):
+            asked(rewards, "math", text, answer=gold)
+    assert asked(rewards, "math", "$17$", answer="17") == Scored({"checker": 1.0})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_target_that_is_no_mathematics_is_told_at_sealing() -> None:
     row = {"prompt": "q", "checker": "math", "target": {"answer": "1/2"}, "reference": r"\boxed{0.5}"}
     changes: dict[str, dict[str, Any]] = {
