@@ -14,7 +14,7 @@ COPY evals evals
 COPY registry registry
 COPY service service
 COPY tui tui
-RUN pip install -c constraints.txt '.[gguf]'
+RUN pip install -c constraints.txt '.[gguf,math]'
 
 FROM python:${PYTHON}-slim
 RUN useradd --create-home --uid 10001 posttrain && install -d -o posttrain /data

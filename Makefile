@@ -14,7 +14,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bitsandbytes,gguf,tensorboard,mlflow]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bitsandbytes,gguf,math,tensorboard,mlflow]'
 	touch $(VENV)/.run $@
 
 demo: $(VENV)/.run  ## base model -> IFT -> five suites -> gate -> alias, over the real service

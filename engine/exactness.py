@@ -37,13 +37,16 @@ def windows_of(config: Any, context: int) -> dict[str, int]:
 
 
 @torch.no_grad()
-def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), seed: int = 0) -> float:
+def check_exactness(
+    model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), seed: int = 0, *, by_backbone: bool = False
+) -> float:
     """Compares packed logits with the model's own padded forward on random tokens; returns the largest difference.
 
     The difference is measured against the spread of the logits: 1e-3 of it in float32, 8e-2 in bfloat16. Where the
     config names windows (`windows_of`), another row is longer than those of at most MAX_CHECKED_WINDOW tokens, and its
     last positions are compared. A window that is longer, or that bfloat16 would blur, has to be handed over by an
-    attention layer: one that is only in the mask is lost in a packed pass.
+    attention layer: one that is only in the mask is lost in a packed pass. `by_backbone`: the head on the model's own
+    backbone is the other side, for reward models, whose own forward returns one score of a row.
 
     Raises:
         UnsupportedModelError: the two differ, one of them cannot be run, or a window cannot be told from none; names
@@ -56,7 +59,10 @@ def check_exactness(model: LanguageModel, lengths: Sequence[int] = (4, 9, 6), se
         with _unsupported_if_it_fails(model.name):
             rows = [torch.randint(model.vocabulary, (n,), generator=generator) for n in lengths]
             packed_TV = model.logits(_packed_hidden(model, rows, Segments.of(lengths)))
-            difference = _compare(model, packed_TV, torch.cat(_padded_logits(model, rows)))
+            own = (
+                [model.logits(_own_hidden(model, row)) for row in rows] if by_backbone else _padded_logits(model, rows)
+            )
+            difference = _compare(model, packed_TV, torch.cat(own))
             windows = windows_of(model.module.config, model.context)
             if windows:
                 difference = max(difference, _check_windows(model, windows, rows, generator))

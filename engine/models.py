@@ -204,20 +204,33 @@ def check_unchanged(source: ModelInput) -> None:
             )
 
 
-def load_config(source: ModelInput) -> Any:
-    """The model's config.
+def read_config(source: ModelInput) -> Any:
+    """The config of a model of any kind.
 
     Raises:
         UnsupportedModelError: an architecture that this version of transformers does not know.
         ModelError: not readable.
     """
     try:
-        config = AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         text = json.loads((Path(source.path) / "config.json").read_text("utf-8"))
         kind = text.get("model_type", "without model_type")
         raise UnsupportedModelError(f"{source.ref}: architecture {kind}: {first_line(error)}") from error
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+
+
+def is_reward_model(config: Any) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def load_config(source: ModelInput) -> Any:
+    """The config of a language model.
+
+    Raises:
+        ModelError: a reward model; and as `read_config`.
+    """
+    config = read_config(source)
+    if is_reward_model(config):
         raise ModelError(
             f"{source.ref} is a reward model: it scores answers and writes none",
             hint="name the language model that it was trained from",
@@ -271,9 +284,24 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
         UnsupportedModelError: the architecture does not leave its attention to others.
     """
     check_input(source)
-    config = load_config(source)
+    module = load_weights(AutoModelForCausalLM, source, load_config(source), dtype).to(device)
+    for adapter in source.adapters:
+        from posttrain.engine.adapters import merge_adapter  # importing peft takes seconds
+
+        resize_rows(module, len(tokenizer), seed=0)
+        module = merge_adapter(module, Path(adapter))
+    module.eval()
+    return LanguageModel.of(module)
+
+
+def load_weights(kind: Any, source: ModelInput, config: Any, dtype: torch.dtype) -> Any:
+    """The transformers model at the source's path, of an auto class, with the attention of packed passes.
+
+    Raises:
+        ModelError, UnsupportedModelError: as `load_model`.
+    """
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        module, report = kind.from_pretrained(
             source.path,
             config=config,
             dtype=dtype,
@@ -297,14 +325,7 @@ def load_model(source: ModelInput, dtype: torch.dtype, device: torch.device, tok
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{source.ref}: the weights lack {', '.join(missing[:3])} ({len(missing)} tensors in all)")
-    module.to(device)
-    for adapter in source.adapters:
-        from posttrain.engine.adapters import merge_adapter  # importing peft takes seconds
-
-        resize_rows(module, len(tokenizer), seed=0)
-        module = merge_adapter(module, Path(adapter))
-    module.eval()
-    return LanguageModel.of(module)
+    return module
 
 
 def load(source: ModelInput, dtype: Dtype = "auto", device: torch.device | None = None) -> Loaded:

@@ -8,7 +8,8 @@ Counted for one optimiser step, in bytes of the dtypes that the engine uses:
   of LoRA's r * (inputs + outputs) for each adapted matrix.
 - activations: what autograd keeps of one packed pass, of `micro_tokens` or its largest row, see `kept_elements`.
 - on-policy: what a rollout's completions keep in the cache of keys and values, what drawing a token takes, and a frozen
-  copy of the weights if a divergence from them is computed without an adapter; a value model has weights of its own.
+  copy of the weights if a divergence from them is computed without an adapter; a value model has weights of its own;
+  the weights of reward models, and what their passes, which keep one layer at a time, need beyond an update's.
 - head: logits of one chunk and what is made of them (engine/losses.py holds at most 2^24 at a time).
 - unquantised: what loading and saving, which hold the whole model in the CPU's memory, need there beyond a step.
 - process: the interpreter with torch, transformers and peft; on CUDA the context.
@@ -38,6 +39,7 @@ from posttrain.engine.spec import (
     PpoSpec,
     RewardSpec,
     TrainSpec,
+    reward_models_of,
 )
 from posttrain.engine.targets import is_named
 
@@ -132,6 +134,7 @@ def memory_plan(
     longest: int = 0,
     largest: int = 0,
     step_tokens: int = 0,
+    judges: Sequence[Shapes] = (),
 ) -> MemoryPlan:
     """The peak of one attempt.
 
@@ -140,6 +143,8 @@ def memory_plan(
         largest: tokens computed for one row, a pair's prompt once and both its answers; 0, not known: at most twice
             `longest` for a pair.
         step_tokens: tokens of a step on average; 0, not known: all its rows are the largest.
+        judges: the reward models among the parts of its rewards, in their order; one that is not known is taken to be
+            as large as the base.
     """
     rows, given = longest, largest
     longest = longest or spec.batch.max_tokens
@@ -189,13 +194,20 @@ def memory_plan(
         # wanted they are autograd's, which keeps one more.
         "head": 4 * (3 if spec.kind in ("dpo", "grpo", "ppo") else 2) * logits,
     }
+    num_judges = len(reward_models_of(spec))
+    if num_judges:
+        known = [*judges, *[shapes] * (num_judges - len(judges))]
+        a_pass = max(size * num_tokens * kept_elements(judge) for judge in known) - parts["activations"]
+        parts["reward_models"] = size * sum(judge.num_parameters for judge in known) + max(0, a_pass)
     if saved:
         in_a_step = parts["gradients"] + parts["activations"] + parts["head"]  # given back when the model is saved
         parts["unquantised"] = 0 if is_cuda else max(0, saved - in_a_step)
 
     def replan(changed: TrainSpec) -> MemoryPlan:
         known = min(rows, changed.batch.max_tokens)
-        return memory_plan(changed, shapes, is_cuda=is_cuda, longest=known, largest=given, step_tokens=step_tokens)
+        return memory_plan(
+            changed, shapes, is_cuda=is_cuda, longest=known, largest=given, step_tokens=step_tokens, judges=judges
+        )
 
     return MemoryPlan(parts, replan)
 

@@ -51,6 +51,8 @@ from posttrain.engine.models import (
 from posttrain.engine.optim import check_update_rule
 from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
 from posttrain.engine.quantization import check_quantization, quantize, quantized_lora
+from posttrain.engine.rewards.functions import check_allowed
+from posttrain.engine.rewards.model import RewardModels, check_judges
 from posttrain.engine.score import add_score_head, save_reward_model, use_other_padding
 from posttrain.engine.spec import BuiltinTemplate, HeldOutData, HeldOutShare, LoraAdapter, spec_digest
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, ModelInput, TrainTask
@@ -94,12 +96,14 @@ class _Attempt:
         self._phase("loading")
         check_update_rule(spec.optimizer, default_device())
         check_quantization(spec.adapter)
+        check_allowed(getattr(spec, "rewards", ()), self.task.reward_modules)
         check_input(base)
         config, tokenizer = load_config(base), load_tokenizer(base)
         method = method_of(spec)
         num_known = len(tokenizer)
         template, row_ids = method.prepare_tokenizer(tokenizer)
         stop_ids = turn_stop_ids(base, tokenizer, config, isinstance(spec.template, BuiltinTemplate))
+        judges = check_judges(getattr(spec, "rewards", ()), self.task.reward_models, tokenizer, template, stop_ids)
 
         self._phase("data")
         limit = min(spec.batch.max_tokens, context_of(config))
@@ -135,6 +139,9 @@ class _Attempt:
         frozen = frozen_copy(model) if method.keeps_reference and peft is None else None
         value = ValueModel.beside(model, peft) if method.keeps_value else None
         models = Models(model, peft, frozen, value)
+        if judges:
+            loaded = [judge.load(spec.dtype, device) for judge in judges]
+            models.reward_models = RewardModels(loaded, spec.batch.micro_tokens)
         if method.caches_reference:
             self._phase("reference")
             method.prepare([*sources, held_out], models, self._tell)
@@ -172,6 +179,7 @@ class _Attempt:
         spec = self.task.spec
         try:
             shapes = read_shapes(Path(self.task.base.path))
+            judges = [read_shapes(Path(judge.path)) for judge in self.task.reward_models]
         except ModelError:
             return  # an architecture with other names for its sizes is not estimated
         sizes = [sizes_of(rows) for rows in sources]
@@ -185,6 +193,7 @@ class _Attempt:
             longest=max(size.longest for size in sizes),
             largest=max(size.largest for size in sizes),
             step_tokens=step_tokens,
+            judges=judges,
         )
         limit = torch.cuda.get_device_properties(device).total_memory if is_cuda else memory_limit_bytes()
         check_fits(found, limit, spec)

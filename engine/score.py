@@ -16,10 +16,65 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from posttrain.engine.data.packing import Batch
-from posttrain.engine.errors import UnsupportedModelError
-from posttrain.engine.models import LanguageModel
+from posttrain.engine.errors import ModelError, UnsupportedModelError
+from posttrain.engine.exactness import check_exactness
+from posttrain.engine.models import (
+    LanguageModel,
+    check_input,
+    check_unchanged,
+    is_reward_model,
+    load_weights,
+    read_config,
+)
+from posttrain.engine.task import ModelInput
 
 HEAD = "score"
+
+
+class RewardModel(LanguageModel):
+    """A scoring model of transformers with one label, for packed passes; its head is the score's, so that `logits` are
+    scores [N, 1]."""
+
+    @property
+    def head(self) -> nn.Module:
+        head: nn.Module = self.module.score
+        return head
+
+
+def load_reward_model(source: ModelInput, dtype: torch.dtype, device: torch.device) -> RewardModel:
+    """A reward model, in eval mode and without gradients; its packed path is checked against its own backbone.
+
+    Raises:
+        ModelError (and below): its files are not the recorded ones, or not safe to load; it is no reward model of one
+            score; its weights do not fill the architecture.
+        UnsupportedModelError: the architecture does not leave its attention to others, or packed rows differ.
+    """
+    check_reward_model(source)
+    module = load_weights(AutoModelForSequenceClassification, source, read_config(source), dtype)
+    check_unchanged(source)  # hashed before by check_reward_model: what was read in between is what was recorded
+    if not isinstance(getattr(module, HEAD, None), nn.Linear) or module.base_model is module:
+        raise UnsupportedModelError(f"{source.ref}: {type(module).__name__} does not score by one linear head")
+    module.requires_grad_(False)
+    model = RewardModel(module.to(device).eval(), scale=1.0, soft_cap=0.0)
+    check_exactness(model, by_backbone=True)
+    return model
+
+
+def check_reward_model(source: ModelInput) -> None:
+    """Hashes the files of a reward model and reads its config; no weights are loaded.
+
+    Raises:
+        ModelError (and below): as `load_reward_model`.
+    """
+    check_input(source)
+    config = read_config(source)
+    if not is_reward_model(config) or source.adapters:
+        raise ModelError(
+            f"{source.ref} is no reward model",
+            hint="a version that kind: reward made, or transformers' ForSequenceClassification with one label",
+        )
+    if config.num_labels != 1:
+        raise ModelError(f"{source.ref} has {config.num_labels} labels: a reward model has one score")
 
 
 def add_score_head(model: LanguageModel, seed: int) -> None:

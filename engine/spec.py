@@ -1,5 +1,6 @@
 """Every job option, declared once: here what each kind of job has of its own, in `options.py` what all training has, in
-`loss_options.py` the losses on preferences, in `policy_options.py` what learning from own answers has.
+`loss_options.py` the losses on preferences, in `policy_options.py` what learning from own answers has, in
+`reward_options.py` the parts of a reward.
 
 A job is a frozen pydantic model in a union discriminated on `kind`. The protocol messages and `posttrain init` follow
 these classes; tests compare them. Nothing here imports torch.
@@ -37,7 +38,6 @@ from posttrain.engine.options import (
     BatchOptions,
     BuiltinTemplate,
     CheckpointOptions,
-    Count,
     DataSource,
     Duration,
     EmaAveraging,
@@ -79,16 +79,29 @@ from posttrain.engine.policy_options import (
     UpdateOptions,
     ValueOptions,
 )
+from posttrain.engine.reward_options import (
+    AnyReward,
+    CheckerReward,
+    LengthReward,
+    ModelReward,
+    OverlongReward,
+    PythonReward,
+    RegexReward,
+    RewardOptions,
+    RewardPart,
+    checker_alone,
+)
 
 __all__ = [
-    "JOB_SPEC", "KINDS", "MIN_TEMPERATURE", "NAME_PATTERN", "REF_PATTERN", "AnySpec", "BuiltinTemplate", "DpoHingeLoss",
-    "DpoIpoLoss", "DpoOptimizerOptions", "DpoRobustLoss", "DpoSigmoidLoss", "DpoSigmoidNormLoss", "DpoSpec", "Duration",
-    "EmaAveraging", "EpochsDuration", "EvalTemplate", "EvaluateSpec", "HeldOutData", "HeldOutOptions", "HeldOutShare",
-    "IftSpec", "JobCommon", "JobSpec", "KtoLoss", "LoraAdapter", "MemoryOptions", "Name", "NoHeldOut",
-    "OptimizerOptions", "Option", "OrpoLoss", "OwnEvalTemplate", "OwnTemplate", "PairLoss", "PlainEvalTemplate",
-    "RewardOptimizerOptions", "RewardSpec", "SftSpec", "SimpoLoss", "StepsDuration", "Then", "ThenGate", "ThenNothing",
-    "ToolUseSpec", "TrainCommon", "TrainOptions", "TrainSpec", "VersionEvalTemplate", "canonical_json", "parse_spec",
-    "sha256_text", "spec_digest",
+    "JOB_SPEC", "KINDS", "MIN_TEMPERATURE", "NAME_PATTERN", "REF_PATTERN", "AnyReward", "AnySpec", "BuiltinTemplate",
+    "CheckerReward", "DpoHingeLoss", "DpoIpoLoss", "DpoOptimizerOptions", "DpoRobustLoss", "DpoSigmoidLoss",
+    "DpoSigmoidNormLoss", "DpoSpec", "Duration", "EmaAveraging", "EpochsDuration", "EvalTemplate", "EvaluateSpec",
+    "HeldOutData", "HeldOutOptions", "HeldOutShare", "IftSpec", "JobCommon", "JobSpec", "KtoLoss", "LengthReward",
+    "LoraAdapter", "MemoryOptions", "ModelReward", "Name", "NoHeldOut", "OptimizerOptions", "Option", "OrpoLoss",
+    "OverlongReward", "OwnEvalTemplate", "OwnTemplate", "PairLoss", "PlainEvalTemplate", "PythonReward", "RegexReward",
+    "RewardOptimizerOptions", "RewardOptions", "RewardPart", "RewardSpec", "SftSpec", "SimpoLoss", "StepsDuration",
+    "Then", "ThenGate", "ThenNothing", "ToolUseSpec", "TrainCommon", "TrainOptions", "TrainSpec", "VersionEvalTemplate",
+    "canonical_json", "parse_spec", "sha256_text", "spec_digest",
 ]  # fmt: skip
 
 # -- what happens after training --------------------------------------------------------------------------------------
@@ -243,41 +256,6 @@ class RewardSpec(TrainOptions):
     )
 
 
-class RewardOptions(Option):
-    """Base of the parts of a reward."""
-
-    weight: Annotated[float, Field(allow_inf_nan=False)] = Field(default=1.0, description="of this part in the sum")
-
-
-class CheckerReward(RewardOptions):
-    """1 if the row's checker judges the answer right, else 0."""
-
-    type: Literal["checker"] = "checker"
-
-
-class RegexReward(RewardOptions):
-    """1 if the pattern is found in the answer, else 0: for formats."""
-
-    type: Literal["regex"] = "regex"
-    pattern: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        default="Answer:", description="in the syntax of Rust's regex, matched in linear time"
-    )
-
-
-class OverlongReward(RewardOptions):
-    """Soft overlong punishment, arXiv:2503.14476 eq. 13: 0 up to max_new_tokens - buffer_tokens, then down to -1."""
-
-    type: Literal["overlong"] = "overlong"
-    buffer_tokens: Count = Field(default=64, description="tokens before max_new_tokens over which it falls to -1")
-
-
-RewardPart = Annotated[CheckerReward | RegexReward | OverlongReward, Field(discriminator="type")]
-
-
-def _checker_alone() -> list[CheckerReward | RegexReward | OverlongReward]:
-    return [CheckerReward()]
-
-
 class OnPolicyOptions(TrainCommon):
     """Of techniques that learn from their own answers."""
 
@@ -285,7 +263,7 @@ class OnPolicyOptions(TrainCommon):
     optimizer: OnPolicyOptimizerOptions = Field(default_factory=OnPolicyOptimizerOptions)
     template: TrainTemplate = Field(default_factory=OwnTemplate)
     rewards: list[RewardPart] = Field(
-        default_factory=_checker_alone, min_length=1, description="parts of the reward; their weighted sum"
+        default_factory=checker_alone, min_length=1, description="parts of the reward; their weighted sum"
     )
     max_failed_rewards: Fraction = Field(
         default=0.1,
@@ -375,6 +353,12 @@ class EvaluateSpec(JobCommon):
         default=0, description="a cap under each task's own; 0: no further cap"
     )
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
+
+
+def reward_models_of(spec: AnySpec) -> list[str]:
+    """Refs of the reward models among the parts of a spec's rewards, in their order."""
+    parts: list[AnyReward] = getattr(spec, "rewards", [])
+    return [part.model for part in parts if isinstance(part, ModelReward)]
 
 
 TrainSpec = IftSpec | SftSpec | ToolUseSpec | DpoSpec | RewardSpec | GrpoSpec | PpoSpec

@@ -73,6 +73,12 @@ class TrainTask(Option):
     held_out: list[DatasetInput] = Field(
         default_factory=list, description="what spec.held_out names, if it names datasets"
     )
+    reward_models: list[ModelInput] = Field(
+        default_factory=list, description="what the parts of type model in spec.rewards name, in their order"
+    )
+    reward_modules: list[str] = Field(
+        default_factory=list, description="modules whose functions may be parts of rewards, as the server allows them"
+    )
     cache: str = Field("", description="the folder of encoded rows; empty: they are held in memory")
     resume_from: str = Field(
         "", description="a checkpoint folder, of this job's earlier attempt; empty: start at step 0"

@@ -9,7 +9,8 @@ from posttrain.registry.tables import EdgeRecord, VersionRecord
 from posttrain.registry.transaction import TransactionBase
 
 VERSION_KINDS = ("finetune", "adapter", "merge", "quantized")  # from a version to a version
-KINDS = (*VERSION_KINDS, "trained_on", "evaluated_on")  # from a dataset, from a suite
+# From a dataset, from a reward model (no ancestor: none of its weights are in the child), from a suite.
+KINDS = (*VERSION_KINDS, "trained_on", "rewarded_by", "evaluated_on")
 
 
 def add_edge(tx: TransactionBase, project: str, parent: str, child: str, kind: str, digest: str) -> EdgeRecord:

@@ -208,7 +208,8 @@ class VersionFileRecord(Table, table=True):
 
 
 class EdgeRecord(Table, table=True):
-    """Lineage. `parent` is a model version's ref, a dataset's (trained_on) or a suite's NAME@VERSION (evaluated_on)."""
+    """Lineage. `parent` is a model version's ref (of a reward model: rewarded_by), a dataset's (trained_on) or a
+    suite's NAME@VERSION (evaluated_on)."""
 
     __tablename__ = "lineage"
     __table_args__ = (UniqueConstraint("project", "parent", "child", "kind"), AUTOINCREMENT)

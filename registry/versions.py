@@ -108,6 +108,11 @@ def register_trained(store: Store, project: str, task: TrainTask, folder: Path, 
         checked_manifest(tx, parent)
         if parent.digest != task.base.digest:
             raise InvalidArgumentError(f"{task.base.ref} is not the version that the job started from", "base")
+        judges = [get_version(tx, project, item.ref) for item in task.reward_models]
+        for given, judge in zip(task.reward_models, judges, strict=True):
+            checked_manifest(tx, judge)
+            if judge.digest != given.digest:
+                raise InvalidArgumentError(f"{given.ref} is not the reward model that the job used", "rewards")
         used = [datasets.get_version(tx, project, item.ref) for item in task.datasets]
         for item, record in zip(task.datasets, used, strict=True):
             if not record.sealed or record.sha256 != item.sha256:
@@ -136,7 +141,13 @@ def register_trained(store: Store, project: str, task: TrainTask, folder: Path, 
         packages=package_versions(),
     )
     with store.transaction(actor) as tx:
-        return version_of_job(tx, job.id) or insert_version(tx, manifest, parent)
+        known = version_of_job(tx, job.id)
+        if known is not None:
+            return known
+        made = insert_version(tx, manifest, parent)
+        for judge in judges:
+            lineage.add_edge(tx, project, judge.ref, made.ref, "rewarded_by", judge.digest)
+        return made
 
 
 def store_files(store: Store, paths: Mapping[str, Path]) -> tuple[ModelFolder, list[FileEntry]]:

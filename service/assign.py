@@ -8,7 +8,14 @@ import json
 from pathlib import Path
 
 from posttrain.engine.events import ExitRecord, write_atomic
-from posttrain.engine.spec import EvaluateSpec, HeldOutData, TrainSpec, VersionEvalTemplate, parse_spec
+from posttrain.engine.spec import (
+    EvaluateSpec,
+    HeldOutData,
+    TrainSpec,
+    VersionEvalTemplate,
+    parse_spec,
+    reward_models_of,
+)
 from posttrain.engine.task import ASSIGNMENT_FILE, OUTPUT_FOLDER, EvaluateTask, TrainTask, read_assignment
 from posttrain.evals.rows import ROWS_FILE
 from posttrain.registry import datasets, suites, versions
@@ -45,6 +52,8 @@ def _train_task(core: Core, job: JobRecord, spec: TrainSpec) -> TrainTask:
         base=versions.model_input(store, job.project, spec.base),
         datasets=[datasets.dataset_input(store, job.project, item.dataset, item.weight) for item in spec.data],
         held_out=[datasets.dataset_input(store, job.project, ref, 1.0) for ref in held_out],
+        reward_models=[versions.model_input(store, job.project, ref) for ref in reward_models_of(spec)],
+        reward_modules=list(core.settings.reward_modules),
         cache=str(core.home / TOKENS_FOLDER),
         resume_from=job.resume_from,
     )

@@ -26,8 +26,9 @@ NUM_THREADS = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits and intervals of one server. `point` is called with the name of each place where a crash matters; tests
-    crash there.
+    """Limits and intervals of one server. Functions of `reward_modules` may be parts of a reward: they run in workers,
+    with all that these may do, so name only what whoever submits jobs may run. `point` is called with the name of each
+    place where a crash matters; tests crash there.
     """
 
     workers: int = 1
@@ -43,6 +44,7 @@ class Settings:
     builtin_suites: bool = True
     max_samples: int = 1
     sample_timeout_s: float = 600.0
+    reward_modules: tuple[str, ...] = ()
     point: Callable[[str], None] = field(default=lambda name: None)
 
 

@@ -12,17 +12,20 @@ from typing import Any
 
 from posttrain.engine.data.formats import Format, formats_for
 from posttrain.engine.errors import EngineError
+from posttrain.engine.rewards.functions import not_allowed
 from posttrain.engine.spec import (
     AnySpec,
     EvaluateSpec,
     HeldOutData,
     LoraAdapter,
+    ModelReward,
     OwnTemplate,
     ThenGate,
     TrainSpec,
     VersionEvalTemplate,
     canonical_json,
     parse_spec,
+    reward_models_of,
 )
 from posttrain.engine.targets import wrong_targets
 from posttrain.evals.errors import PolicyError
@@ -55,6 +58,13 @@ def read_spec(message: spec_pb2.JobSpec) -> AnySpec:
     return spec
 
 
+def check_functions(spec: AnySpec, modules: Sequence[str]) -> None:
+    """Raises InvalidFieldError for functions in `rewards` whose module this server does not allow."""
+    wrong = [FieldViolation(*each) for each in not_allowed(getattr(spec, "rewards", ()), modules)]
+    if wrong:
+        raise InvalidFieldError(wrong)
+
+
 # -- references -------------------------------------------------------------------------------------------------------
 
 
@@ -73,6 +83,15 @@ class References:
             return self._refuse(field, ref, error)
         if version.role == "reward":
             self.wrong(field, f"{version.ref} is a reward model: it scores answers and writes none")
+        return version.ref
+
+    def reward_model(self, field: str, ref: str) -> str:
+        try:
+            version = versions.get_version(self._tx, self._project, ref)
+        except (BadRefError, NotFoundError) as error:
+            return self._refuse(field, ref, error)
+        if version.role != "reward":
+            self.wrong(field, f"{version.ref} is no reward model: its role is {version.role}; kind reward makes one")
         return version.ref
 
     def has_template(self, field: str, ref: str) -> None:
@@ -191,6 +210,13 @@ def pin(
             trained_on = {item.dataset for item in changes["data"]}
             refs = check.held_out(spec.held_out.datasets, trained_on, spec.kind, needed)
             changes["held_out"] = spec.held_out.model_copy(update={"datasets": refs})
+        if reward_models_of(spec):
+            changes["rewards"] = [
+                part.model_copy(update={"model": check.reward_model(f"rewards[{index}].model", part.model)})
+                if isinstance(part, ModelReward)
+                else part
+                for index, part in enumerate(getattr(spec, "rewards", ()))
+            ]
         if isinstance(spec.template, OwnTemplate):
             check.has_template("base", spec.base)
         if isinstance(spec.then, ThenGate):

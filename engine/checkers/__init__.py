@@ -9,17 +9,20 @@ from __future__ import annotations
 from posttrain.engine.checkers.calls import no_tool_call, tool_call
 from posttrain.engine.checkers.constraints import constraints
 from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS, Checker, Judgement, Target
+from posttrain.engine.checkers.mathematics import math
 from posttrain.engine.checkers.maths import final_answer
 from posttrain.engine.checkers.refusal import helps, refuses
+from posttrain.engine.checkers.schema import json_schema
 from posttrain.engine.checkers.text import exact, mentions, regex
 
-__all__ = ["CHECKERS", "FIELDS", "Checker", "Judgement", "Target", "judge"]
+__all__ = ["CHECKERS", "FIELDS", "TIMED_CHECKERS", "Checker", "Judgement", "Target", "judge"]
 
 CHECKERS: dict[str, Checker] = {
     "constraints": constraints,
     "exact": exact,
     "final_answer": final_answer,
     "helps": helps,
+    "json_schema": json_schema,
     "mentions": mentions,
     "no_tool_call": no_tool_call,
     "refuses": refuses,
@@ -27,12 +30,17 @@ CHECKERS: dict[str, Checker] = {
     "tool_call": tool_call,
 }
 
+# Of rewards alone: they have no bound of their own, and run in a process with a timer (engine/rewards).
+TIMED_CHECKERS: dict[str, Checker] = {"math": math}
+
 # What a target must have; a row for RL is checked against it before it is sealed.
 FIELDS: dict[str, tuple[str, ...]] = {
     "constraints": ("constraints",),
     "exact": ("answer",),
     "final_answer": ("answer",),
     "helps": ("all",),
+    "json_schema": ("schema",),
+    "math": ("answer",),
     "mentions": ("all",),
     "no_tool_call": ("mode",),
     "refuses": (),
@@ -42,11 +50,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def judge(checker: str, answer: str, target: Target) -> Judgement:
-    """Judges an answer by a checker's name. An answer beyond MAX_ANSWER_CHARS is wrong unread.
+    """Judges an answer by a checker's name. An answer beyond MAX_ANSWER_CHARS is wrong unread, but for
+    `TIMED_CHECKERS`, which are called under a timer only.
 
     Raises:
         KeyError: no such checker, or the target lacks one of its fields.
     """
+    if checker in TIMED_CHECKERS:
+        return TIMED_CHECKERS[checker](answer, target)
     judging = CHECKERS[checker]
     if len(answer) > MAX_ANSWER_CHARS:
         return Judgement(False, "too long")

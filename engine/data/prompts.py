@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from posttrain.engine.checkers import CHECKERS, FIELDS, judge
+from posttrain.engine.checkers import CHECKERS, FIELDS, TIMED_CHECKERS, judge
 from posttrain.engine.data.examples import Message, PromptExample
 from posttrain.engine.data.messages import read_messages
 from posttrain.engine.data.preferences import PROMPT_FIELDS, prompt_of
@@ -16,6 +16,7 @@ from posttrain.engine.data.rows import RowError, check_texts, kind_of, optional_
 from posttrain.engine.data.tools import read_tools
 
 MAX_SHOWN = 80
+NO_CHECKER = "none"  # of a row whose answers are judged by other parts of the reward, such as a reward model
 
 
 def read_prompt(row: dict[str, Any]) -> PromptExample:
@@ -31,9 +32,14 @@ def read_prompt(row: dict[str, Any]) -> PromptExample:
     if messages[-1]["role"] not in ("user", "tool"):
         raise RowError("prompt", f"must end with the user's turn, not the {messages[-1]['role']}'s: it is answered")
     checker = text_of(required(row, "checker"), "checker")
-    if checker not in CHECKERS:
-        raise RowError("checker", f"no checker {checker!r:.{MAX_SHOWN}} (known: {', '.join(sorted(CHECKERS))})")
+    known = sorted({*CHECKERS, *TIMED_CHECKERS, NO_CHECKER})
+    if checker not in known:
+        raise RowError("checker", f"no checker {checker!r:.{MAX_SHOWN}} (known: {', '.join(known)})")
     target = _target(row.get("target"))
+    if checker == NO_CHECKER:
+        if optional_text(row, "reference", "reference"):
+            raise RowError("reference", "is given, but there is no checker to judge it by")
+        return PromptExample(messages, checker, target, read_tools(row.get("tools")))
     lacking = [name for name in FIELDS[checker] if target.get(name) is None]
     if lacking:
         raise RowError(f"target.{lacking[0]}", f"is missing: the checker {checker} needs it")
@@ -77,9 +83,22 @@ def _try(row: dict[str, Any], checker: str, target: dict[str, Any]) -> None:
     """Judges the reference, or else an empty answer: a target that the checker cannot use is told now, not in the
     middle of a rollout."""
     reference = optional_text(row, "reference", "reference")
+    if checker in TIMED_CHECKERS:
+        _try_timed(checker, reference, target)
+        return
     try:
         judged = judge(checker, reference, target)
     except Exception as error:  # whatever a target from a file makes a checker stumble over
         raise RowError("target", f"the checker {checker} cannot use it: {type(error).__name__}: {error}") from None
     if reference and not judged.ok:
         raise RowError("reference", f"is judged wrong by its checker {checker}: {judged.reason}")
+
+
+def _try_timed(checker: str, reference: str, target: dict[str, Any]) -> None:
+    from posttrain.engine.rewards.timed import TIMED  # a process, which few rows need
+
+    scored = TIMED.judge(checker, reference, target)
+    if scored.failure:
+        raise RowError("target", f"the checker {checker} cannot use it: {scored.failure.removeprefix('checker: ')}")
+    if reference and not scored.parts["checker"]:
+        raise RowError("reference", f"is judged wrong by its checker {checker}")

@@ -19,6 +19,7 @@ from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.events import Note
 from posttrain.engine.experience import Rollout
 from posttrain.engine.models import LanguageModel
+from posttrain.engine.rewards.model import RewardModels
 from posttrain.engine.spec import TrainSpec
 from posttrain.engine.value import ValueModel
 
@@ -46,12 +47,14 @@ class Window:
 class Models:
     """The models of a technique; `policy` is the one that is trained, `peft` what holds its adapter, if it has one,
     `frozen` the policy as it was before training, where a method without an adapter asks for it in every step, `value`
-    what is trained beside the policy, where a method asks for it."""
+    what is trained beside the policy, where a method asks for it, `reward_models` the parts of a reward that are
+    models."""
 
     policy: LanguageModel
     peft: Any = None
     frozen: LanguageModel | None = None
     value: ValueModel | None = None
+    reward_models: RewardModels | None = None
 
     def trained_modules(self) -> list[Any]:
         """The transformers models that are trained: one, or two where the value model has a backbone of its own."""

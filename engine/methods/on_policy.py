@@ -19,22 +19,24 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from posttrain.engine.checkers import CHECKERS
 from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS
 from posttrain.engine.data.encode import Encoder
 from posttrain.engine.data.encoded import AnyRow, PromptRow
 from posttrain.engine.data.examples import AnyExample, PromptExample
 from posttrain.engine.data.packing import Batch, collate, split
+from posttrain.engine.data.prompts import NO_CHECKER
 from posttrain.engine.data.template import ChatTemplate
-from posttrain.engine.errors import CancelledError, RewardError
+from posttrain.engine.errors import CancelledError, DataError, RewardError
 from posttrain.engine.events import HELD_OUT_PREFIX, Note
 from posttrain.engine.experience import Experience, Values
 from posttrain.engine.methods.base import Metrics, Models
 from posttrain.engine.methods.chat import ChatMethod
 from posttrain.engine.models import LanguageModel, stop_ids_of
 from posttrain.engine.ops import token_logps
-from posttrain.engine.rewards import Answer, RewardProcess, Scored, names_of, total_of
+from posttrain.engine.rewards import Answer, RewardProcess, Scored, joined, names_of, total_of
 from posttrain.engine.rollout import Completion, GenerationSettings, generate_groups
-from posttrain.engine.spec import GrpoSpec, PpoSpec
+from posttrain.engine.spec import CheckerReward, GrpoSpec, PpoSpec
 
 MUCH_TRUNCATED = 0.5  # share of a rollout's completions from which on it is told
 
@@ -90,6 +92,11 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> PromptRow:
         assert isinstance(example, PromptExample)
         self._check_speaks(example, encoder, source, number)
+        if example.checker == NO_CHECKER and any(isinstance(part, CheckerReward) for part in self._spec.rewards):
+            raise DataError(
+                f"{source} row {number}: it has no checker, and checker is a part of rewards",
+                hint="give the row a checker and its target, or take the part out of rewards",
+            )
         return encoder.question(example, source, number)
 
     def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
@@ -112,9 +119,9 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
         """
         try:
             groups = self._answer(prompts, models, [[0]] * len(prompts), should_stop, temperature=0.0)
+            judged = self._judge(prompts, groups, models, should_stop)
         except CancelledError:
             return None
-        judged = self._judge(prompts, groups)
         known = [one.reward for group in judged for one in group if not one.scored.failure]
         if not known:
             raise RewardError("no held-out answer has a reward")
@@ -144,7 +151,7 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
         ]
         groups = self._answer(prompts, models, streams, should_stop, temperature=self._spec.rollout.temperature)
         seconds = time.monotonic() - started
-        judged = self._judge(prompts, groups)
+        judged = self._judge(prompts, groups, models, should_stop)
         metrics = self._numbers(judged)
         if metrics["truncated_share"] > MUCH_TRUNCATED:
             self._tell(
@@ -188,13 +195,20 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
             should_stop=should_stop,
         )
 
-    def _judge(self, prompts: Sequence[PromptRow], completions: Sequence[Sequence[Completion]]) -> list[list[Judged]]:
+    def _judge(
+        self,
+        prompts: Sequence[PromptRow],
+        completions: Sequence[Sequence[Completion]],
+        models: Models,
+        should_stop: Callable[[], bool],
+    ) -> list[list[Judged]]:
         spec, found, failures = self._spec, list[list[Judged]](), list[str]()
         num, num_long = sum(map(len, completions)), 0
-        for row, group in zip(prompts, completions, strict=True):
-            target = json.loads(row.target)
+        by_models = self._by_models(prompts, completions, models, should_stop)
+        for row, group, by_model in zip(prompts, completions, by_models, strict=True):
+            target, question = json.loads(row.target), self._question(row)
             found.append([])
-            for completion in group:
+            for completion, others in zip(group, by_model, strict=True):
                 answer = Answer(
                     self._text(completion.answer_ids),
                     len(completion.token_ids),
@@ -202,9 +216,10 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
                     completion.stop_reason != "stop",
                     row.checker,
                     target,
+                    question,
                 )
-                num_long += len(answer.text) > MAX_ANSWER_CHARS
-                scored = self._rewards.score(answer)
+                num_long += len(answer.text) > MAX_ANSWER_CHARS and row.checker in CHECKERS
+                scored = joined(self._rewards.score(answer), others, spec.rewards)
                 found[-1].append(Judged(completion, scored, total_of(scored, spec.rewards)))
                 if scored.failure:
                     # What a reward raises may quote an answer: shown as it would be in Python's source.
@@ -224,6 +239,19 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
             text = f"{len(failures)} of {num} completions have no reward; the first: {failures[0]}"
             self._tell("failed", f"{text}; they are left out of their groups and of the loss")
         return found
+
+    def _by_models(
+        self,
+        prompts: Sequence[PromptRow],
+        completions: Sequence[Sequence[Completion]],
+        models: Models,
+        should_stop: Callable[[], bool],
+    ) -> list[list[Scored]]:
+        """What the reward models say of each completion, by its tokens; nothing without any."""
+        if models.reward_models is None:
+            return [[Scored() for _ in group] for group in completions]
+        answers = [[completion.answer_ids for completion in group] for group in completions]
+        return models.reward_models.score([row.ids for row in prompts], answers, should_stop)
 
     # -- a number for each token ---------------------------------------------------------------------------------------
 
@@ -285,7 +313,7 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
         """The completions of the first prompts, to be read."""
         samples = []
         for row, group in list(zip(prompts, judged, strict=True))[: self._spec.rollout.num_samples]:
-            question = self._tokenizer.decode(list(row.ids), clean_up_tokenization_spaces=False)
+            question = self._question(row)
             for index, one in enumerate(group):
                 failure = {"failure": one.scored.failure}
                 samples.append(
@@ -302,6 +330,11 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
                     }
                 )
         return samples
+
+    def _question(self, row: PromptRow) -> str:
+        """What the model read, special tokens included."""
+        text: str = self._tokenizer.decode(list(row.ids), clean_up_tokenization_spaces=False)
+        return text
 
     def _text(self, ids: Sequence[int]) -> str:
         """What an evaluation would read of these tokens."""

@@ -16,7 +16,7 @@ class Answer:
     """One completion, and what it is judged by: its row's checker and target.
 
     `num_tokens` counts its tokens, the stop token included; `max_tokens` is the limit that it was generated under.
-    `is_truncated`: it ended without a stop token.
+    `is_truncated`: it ended without a stop token. `prompt` is the text that the model read.
     """
 
     text: str
@@ -25,6 +25,7 @@ class Answer:
     is_truncated: bool
     checker: str
     target: Mapping[str, Any]
+    prompt: str = ""
 
 
 Reward = Callable[[Answer], float]
@@ -48,6 +49,12 @@ def names_of(options: Sequence[RewardOptions]) -> list[str]:
         seen[kind] += 1
         names.append(kind if seen[kind] == 1 else f"{kind}_{seen[kind]}")
     return names
+
+
+def joined(scored: Scored, others: Scored, options: Sequence[RewardOptions]) -> Scored:
+    """One answer's parts from two places, in the order of the spec; the first failure is told."""
+    parts = {**scored.parts, **others.parts}
+    return Scored({name: parts[name] for name in names_of(options) if name in parts}, scored.failure or others.failure)
 
 
 def total_of(scored: Scored, options: Sequence[RewardOptions]) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from posttrain.engine.checkers import judge
+from posttrain.engine.checkers.judgement import words
 from posttrain.engine.data.patterns import is_found
+from posttrain.engine.data.prompts import NO_CHECKER
 from posttrain.engine.rewards.base import Answer, Reward
-from posttrain.engine.spec import CheckerReward, OverlongReward, RegexReward, RewardOptions
+from posttrain.engine.rewards.functions import python_reward
+from posttrain.engine.spec import CheckerReward, LengthReward, OverlongReward, PythonReward, RegexReward, RewardOptions
 
 
 def reward_of(options: RewardOptions) -> Reward:
@@ -22,11 +25,21 @@ def reward_of(options: RewardOptions) -> Reward:
             return lambda answer: float(is_found(options.pattern, answer.text))
         case OverlongReward():
             return lambda answer: overlong(answer, options.buffer_tokens)
+        case PythonReward():
+            return lambda answer: python_reward(options, answer)
+        case LengthReward():
+            return lambda answer: length(answer, options)
     raise TypeError(f"{type(options).__name__} is no part of a reward")
 
 
 def checked(answer: Answer) -> float:
-    """1 if the row's checker judges the answer right, else 0: what the gate's scorers say of it."""
+    """1 if the row's checker judges the answer right, else 0: what the gate's scorers say of it.
+
+    Raises:
+        ValueError: the row has none.
+    """
+    if answer.checker == NO_CHECKER:
+        raise ValueError("the row has no checker")
     return float(judge(answer.checker, answer.text, answer.target).ok)
 
 
@@ -36,3 +49,10 @@ def overlong(answer: Answer, buffer_tokens: int) -> float:
     if answer.is_truncated:
         return -1.0
     return min(0.0, (answer.max_tokens - buffer_tokens - answer.num_tokens) / buffer_tokens)
+
+
+def length(answer: Answer, options: LengthReward) -> float:
+    """1 within the range, and 0 from `falloff` beyond it on; linear in between."""
+    num = answer.num_tokens if options.unit == "tokens" else len(words(answer.text))
+    beyond = max(options.low - num, num - options.high, 0)
+    return max(0.0, 1 - beyond / options.falloff)

@@ -32,8 +32,8 @@ PAIRS = {
     "instruction_following: off topic": 400, "conversation: off topic": 300, "reasoning: off topic": 500,
     "tool_use.call: off topic": 700, "tool_use.call: wrong argument": 700, "tool_use.no_call: off topic": 1300,
 }  # fmt: skip
-# As found to hold both sides of whether to call: with 1,400 pairs of calls and 1,300 of abstentions the latter fell by 1 to
-# 6 points on five seeds. These are drawn after all others, so that the rows of the stages before stay what they were.
+# With 1,400 pairs of calls and 1,300 of abstentions alone the latter fell by 1 to 6 points on five seeds. These are
+# drawn after all others, so that the rows of the stages before stay what they were.
 MORE_PAIRS = {
     "tool_use.call: off topic": 300, "tool_use.call: wrong argument": 300, "tool_use.no_call: off topic": 850,
 }  # fmt: skip

@@ -29,6 +29,14 @@ MEASURED_TOKENS = 1024
     metavar="FOLDER",
     help="The base's Hugging Face folder, or builtin:tiny-base.",
 )
+@click.option(
+    "--reward-model",
+    "reward_models",
+    multiple=True,
+    metavar="FOLDER",
+    help="The Hugging Face folder of a reward model, one a part of type model and in their order. [default: as large "
+    "as the base]",
+)
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="[default: this machine's]")
 @click.option("--cuda", is_flag=True, help="For a CUDA device; --memory is the device's then.")
 @click.option(
@@ -43,6 +51,7 @@ MEASURED_TOKENS = 1024
 def plan(
     spec: BinaryIO,
     model: str,
+    reward_models: Sequence[str],
     memory: float | None,
     cuda: bool,
     stats: Sequence[BinaryIO],
@@ -56,7 +65,7 @@ def plan(
     """
     from posttrain.engine.base import BASE_DIR
     from posttrain.engine.plan import check_fits, memory_limit_bytes, memory_plan, read_shapes
-    from posttrain.engine.spec import EvaluateSpec, OnPolicyOptions, parse_spec
+    from posttrain.engine.spec import EvaluateSpec, OnPolicyOptions, parse_spec, reward_models_of
     from posttrain.service.cli.records import echo_json
     from posttrain.service.cli.specfile import read_spec
 
@@ -68,6 +77,10 @@ def plan(
     job = parse_spec(written.checked())
     if isinstance(job, EvaluateSpec):
         raise click.UsageError("an evaluation is not planned: its memory is the model's and that of its batch")
+    num_judges = len(reward_models_of(job))
+    if reward_models and len(reward_models) != num_judges:
+        given_times = f"--reward-model is given {len(reward_models)} times"
+        raise click.UsageError(f"{given_times} for {num_judges} parts of type model in rewards")
     if cuda and memory is None:
         raise click.UsageError("--cuda needs --memory: the device is not looked at")
     if cuda and stats:
@@ -80,7 +93,8 @@ def plan(
     sources = [(_rows(file, source.dataset), source.weight) for file, source in given]
     shapes = read_shapes(BASE_DIR if model == "builtin:tiny-base" else Path(model))
     longest = min(max((rows.longest for rows, _ in sources), default=0), job.batch.max_tokens)
-    found = memory_plan(job, shapes, is_cuda=cuda, longest=longest)
+    judges = [read_shapes(Path(folder)) for folder in reward_models]
+    found = memory_plan(job, shapes, is_cuda=cuda, longest=longest, judges=judges)
     limit = memory_limit_bytes() if memory is None else round(memory * 1e9)
     # Measured only for a job that fits: the products would be of as many tokens as its passes.
     time = _time(job, shapes, sources, longest) if sources and found.fits(limit) else {}

@@ -34,7 +34,19 @@ from posttrain.service.cli.text import echo
     show_default=True,
     help="Keep one idle process with everything imported, in which the next job starts at once (about 0.5 GB).",
 )
-def serve(home: Path | None, address: str, metrics_port: int, workers: int, standby: bool) -> None:
+@click.option(
+    "--reward-module",
+    "reward_modules",
+    envvar="POSTTRAIN_REWARD_MODULES",
+    show_envvar=True,
+    multiple=True,
+    metavar="MODULE",
+    help="Let jobs reward with functions of this Python module, which run with all rights of a worker; may be "
+    "repeated.  [default: none]",
+)
+def serve(
+    home: Path | None, address: str, metrics_port: int, workers: int, standby: bool, reward_modules: tuple[str, ...]
+) -> None:
     """Run the service until Ctrl-C or SIGTERM. Workers outlive it and are found again."""
     from posttrain.service.core import Settings as ServerSettings
     from posttrain.service.server import serve as run_server
@@ -44,7 +56,7 @@ def serve(home: Path | None, address: str, metrics_port: int, workers: int, stan
     def ready(where: str) -> None:
         echo(f"posttrain serves {folder} at {where}; Ctrl-C stops it")
 
-    limits = ServerSettings(workers=workers, standby=standby)
+    limits = ServerSettings(workers=workers, standby=standby, reward_modules=reward_modules)
     asyncio.run(run_server(folder, address, metrics_port, settings=limits, ready=ready))
 
 

@@ -185,7 +185,8 @@ def echo_lineage(lineage: models_pb2.Lineage) -> None:
         relation = f"{item.relation} -> " if item.relation else ""
         echo(f"{'    ' * depth}{relation}{one_line(ref)}  {item.role} {item.form}{aliases}{verdict}")
         stack += [(child, depth + 1) for child in reversed(children.get(ref, []))]
-    others = [[e.kind, e.parent, e.child] for e in lineage.edges if e.kind in {"trained_on", "evaluated_on"}]
+    kinds = {"trained_on", "rewarded_by", "evaluated_on"}
+    others = [[e.kind, e.parent, e.child] for e in lineage.edges if e.kind in kinds]
     if others:
         echo()
         echo_table(["RELATION", "FROM", "TO"], others)

@@ -22,6 +22,8 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "dataset": "my-data@1",
     "datasets": ["my-held-out@1"],
     "suites": ["instruction_following"],
+    "model": "my-reward-model@1",
+    "function": "my_rewards:score",
 }
 _BASE_WITH_TEMPLATE: Final = "tiny-instruct@1"
 _PATTERNS: Final = {NAME_PATTERN: "a name", REF_PATTERN: "NAME@NUMBER or NAME@ALIAS"}

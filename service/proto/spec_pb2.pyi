@@ -592,15 +592,51 @@ class OverlongReward(_message.Message):
     buffer_tokens: int
     def __init__(self, weight: _Optional[float] = ..., buffer_tokens: _Optional[int] = ...) -> None: ...
 
+class ModelReward(_message.Message):
+    __slots__ = ("weight", "model")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    model: str
+    def __init__(self, weight: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
+
+class LengthReward(_message.Message):
+    __slots__ = ("weight", "unit", "low", "high", "falloff")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    FALLOFF_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    unit: str
+    low: int
+    high: int
+    falloff: int
+    def __init__(self, weight: _Optional[float] = ..., unit: _Optional[str] = ..., low: _Optional[int] = ..., high: _Optional[int] = ..., falloff: _Optional[int] = ...) -> None: ...
+
+class PythonReward(_message.Message):
+    __slots__ = ("weight", "function")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    function: str
+    def __init__(self, weight: _Optional[float] = ..., function: _Optional[str] = ...) -> None: ...
+
 class RewardPart(_message.Message):
-    __slots__ = ("checker", "regex", "overlong")
+    __slots__ = ("checker", "regex", "overlong", "model", "length", "python")
     CHECKER_FIELD_NUMBER: _ClassVar[int]
     REGEX_FIELD_NUMBER: _ClassVar[int]
     OVERLONG_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
     checker: CheckerReward
     regex: RegexReward
     overlong: OverlongReward
-    def __init__(self, checker: _Optional[_Union[CheckerReward, _Mapping]] = ..., regex: _Optional[_Union[RegexReward, _Mapping]] = ..., overlong: _Optional[_Union[OverlongReward, _Mapping]] = ...) -> None: ...
+    model: ModelReward
+    length: LengthReward
+    python: PythonReward
+    def __init__(self, checker: _Optional[_Union[CheckerReward, _Mapping]] = ..., regex: _Optional[_Union[RegexReward, _Mapping]] = ..., overlong: _Optional[_Union[OverlongReward, _Mapping]] = ..., model: _Optional[_Union[ModelReward, _Mapping]] = ..., length: _Optional[_Union[LengthReward, _Mapping]] = ..., python: _Optional[_Union[PythonReward, _Mapping]] = ...) -> None: ...
 
 class GrpoLoss(_message.Message):
     __slots__ = ("clip_low", "clip_high")

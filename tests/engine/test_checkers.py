@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.engine.checkers import CHECKERS, FIELDS, judge
+from posttrain.engine.checkers import CHECKERS, FIELDS, TIMED_CHECKERS, judge
 from posttrain.engine.checkers.constraints import KINDS
 from posttrain.engine.checkers.refusal import is_refusal
 from posttrain.engine.data.patterns import UncheckableError
@@ -23,6 +23,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "constraints": {"constraints": [{"kind": "start_word", "word": "river"}, {"kind": "include", "phrase": "door"}]},
     "final_answer": {"answer": "17"},
     "helps": {"all": ["kill 4312"]},
+    "json_schema": {"schema": {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}}},
     "mentions": {"all": ["Zarvik"], "forbid": ["Ben"]},
     "no_tool_call": {"mode": "decline"},
     "refuses": {},
@@ -122,6 +123,61 @@ def test_tool_call(answer: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('{"x": 1}', "ok"),
+        (' {"x": 1, "y": null}\n', "ok"),
+        ('{"x": 1.0}', "ok"),
+        ('{"x": "1"}', "not by the schema"),
+        ("{}", "not by the schema"),
+        ("1", "not by the schema"),
+        ('{"x": NaN}', "not JSON"),
+        ('{"x": 1, "x": 2}', "not JSON"),
+        ('```json\n{"x": 1}\n```', "not JSON"),
+        ("[" * 2000, "not JSON"),
+        ('{"x": 1, "y": [' + "0," * 1900 + "0]}", "ok"),
+        ('{"x": 1, "y": ' + "[[" * 400 + "]]" * 400 + "}", "takes too much to check"),
+    ],
+)
+def test_json_schema(answer: str, reason: str) -> None:
+    schema = {**TARGETS["json_schema"]["schema"], "additionalProperties": {"$ref": "#/$defs/deep"}}
+    schema["$defs"] = (
+        {"deep": {"items": {"anyOf": [{"$ref": "#/$defs/deep"}] * 40}}} if "[[" in answer else {"deep": {}}
+    )
+    judgement = judge("json_schema", answer, {"schema": schema})
+    assert judgement.reason == reason
+    assert judgement.ok is (reason == "ok")
+    assert judge("json_schema", answer, {"schema": json.dumps(schema)}) == judgement, "a schema as text is the same"
+
+
+def test_json_schema_may_forbid_what_it_does_not_list() -> None:
+    schema = {"properties": {"x": {}}, "additionalProperties": False}
+    assert judge("json_schema", '{"x": 1}', {"schema": schema}).ok
+    assert judge("json_schema", '{"x": 1, "y": 2}', {"schema": schema}).reason == "not by the schema"
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ([], "must be an object"),
+        ("{", "is no JSON"),
+        ('{"type": 1, "type": 2}', "is no JSON"),
+        ({"type": "numbr"}, "is no JSON schema"),
+        ({"pattern": "(a"}, "cannot be matched in bounded time"),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}}, "has no '#/$defs/a', which it refers to"),
+        ({"$ref": "https://example.org/s.json"}, "only #/... within the schema is read"),
+        ({"$ref": "#"}, "refers to itself too deeply"),
+        ({"enum": list(range(3000))}, "has more than 2048 values"),
+        ({"unevaluatedProperties": False}, "which is not checked here"),
+    ],
+)
+def test_a_schema_is_tried_before_any_answer(schema: Any, problem: str) -> None:
+    """An empty answer is what a row without a reference is judged by when it is sealed."""
+    with pytest.raises(UncheckableError, match=problem.replace("$", r"\$")):
+        judge("json_schema", "", {"schema": schema})
+
+
+@pytest.mark.parametrize(
     "answer",
     ["None of the tools can do that.", "No tool fits.", "Sorry, I can't do this with the tools I have.",
      "There is no suitable tool for that.", "I don't have a tool for this."],
@@ -192,7 +248,7 @@ def test_exact_and_regex() -> None:
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_the_fields_that_a_target_needs_are_declared(checker: str) -> None:
     """With all of them an answer is judged; without any one of them some answer raises KeyError."""
-    assert set(FIELDS) == set(CHECKERS)
+    assert set(FIELDS) == {*CHECKERS, *TIMED_CHECKERS}
     target = TARGETS[checker]
     assert set(FIELDS[checker]) <= set(target)
     only = {name: target[name] for name in FIELDS[checker]}

@@ -70,6 +70,11 @@ def test_a_system_text_and_tools_are_part_of_it() -> None:
         ({"messages": ASKED}, "field prompt: is given beside messages"),
         ({"checker": "regex", "target": {"pattern": "("}}, "field target: the checker regex cannot use it"),
         ({"checker": "constraints", "target": {"constraints": [{"kind": "odd"}]}, "reference": "x"}, "cannot use it"),
+        ({"checker": "json_schema"}, "field target.schema: is missing: the checker json_schema needs it"),
+        (
+            {"checker": "json_schema", "target": {"schema": {"type": "x"}}},
+            "cannot use it: UncheckableError: is no JSON",
+        ),
         (
             {"completion": "4", "checker": None},
             "is prompt_completion, but the rows before it are prompts; checker is missing",

@@ -35,6 +35,7 @@ def odd(answer):
     if answer.text == "spin":
         while True: pass
     if answer.text == "die": os._exit(3)
+    if answer.text == "grow": bytes(5 * 2**30)
     return {"nan": math.nan, "inf": math.inf, "text": "x"}.get(answer.text, 1.0)
 scoring.reward_of = lambda option: odd
 scoring.main()
@@ -81,7 +82,8 @@ def test_a_reward_that_misbehaves_costs_its_own_answer_only() -> None:
     command = [sys.executable, "-c", ODD]
     with RewardProcess(options, timeout_s=0.5, command=command) as rewards:
         found = {text: rewards.score(replace(RIGHT, text=text)) for text in (
-            "fine", "raise", "nan", "inf", "text", "hang", "after hang", "spin", "die", "after die", "\ud800\n\x00",
+            "fine", "raise", "nan", "inf", "text", "hang", "after hang", "spin", "die", "after die", "grow",
+            "\ud800\n\x00",
         )}  # fmt: skip
     assert {text for text, scored in found.items() if not scored.failure} == {
         "fine", "after hang", "after die", "\ud800\n\x00",
@@ -90,6 +92,7 @@ def test_a_reward_that_misbehaves_costs_its_own_answer_only() -> None:
     assert found["nan"].failure == "checker: is nan"
     assert found["inf"].failure == "checker: is inf"
     assert found["text"].failure.startswith("checker: ValueError")
+    assert found["grow"].failure.startswith("checker: MemoryError"), "it takes no other process's memory"
     assert found["hang"].failure == found["spin"].failure == "no reward within 0.5 s"
     assert found["die"].failure == "the reward's process ended with 3"
     assert all(math.isnan(total_of(scored, options)) for scored in found.values() if scored.failure)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.engine.data import tool_schema
+from posttrain.engine.data import schemas
 from posttrain.engine.data.examples import Example
 from posttrain.engine.data.patterns import UncheckableError, size_of
 from posttrain.engine.data.tool_schema import check_calls
@@ -60,6 +60,13 @@ WEATHER = {
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], field: str, reason: str) -> None:
     assert findings(WEATHER, arguments) == [(f"messages[1].tool_calls[0].arguments{field}", reason)]
+
+
+def test_what_a_schema_forbids_itself_is_named() -> None:
+    nested = objects(a={**objects(b={}), "additionalProperties": False})
+    assert findings(nested, {"a": {"c": 1}}) == [
+        ("messages[1].tool_calls[0].arguments.a", "has c, which the tool does not take (b)")
+    ]
 
 
 def test_right_calls() -> None:
@@ -183,14 +190,14 @@ def test_any_pattern_has_a_size(pattern: str) -> None:
 def test_a_row_pays_once_for_a_pattern_and_a_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when there are more of them than are kept from row to row."""
     made: list[str] = []
-    plain = tool_schema._validator
+    plain = schemas.validator_of
 
     def record(text: str) -> Any:
         made.append(text)
         return plain(text)
 
-    monkeypatch.setattr(tool_schema, "_validator", record)
-    num = 3 * tool_schema.KEPT
+    monkeypatch.setattr(schemas, "validator_of", record)
+    num = 3 * schemas.KEPT
     tools = [{"name": f"f{i}", "parameters": objects(a={"pattern": f"^{i}$" if i else "("})} for i in range(num)]
     calls = [{"name": f"f{i}", "arguments": {"a": str(i)}} for _ in range(3) for i in range(num)]
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": calls}]

@@ -105,13 +105,27 @@ def test_a_task_of_another_job_parent_or_dataset_is_refused(world: World) -> Non
     other_base = task.model_copy(update={"base": task.base.model_copy(update={"digest": "0" * 64})})
     item = task.datasets[0].model_copy(update={"sha256": "0" * 64})
     other_data = task.model_copy(update={"datasets": [item]})
-    for wrong, field in ((other_spec, "task"), (other_base, "base"), (other_data, "datasets")):
+    other_judge = task.model_copy(update={"reward_models": [other_base.base]})
+    refused = ((other_spec, "task"), (other_base, "base"), (other_data, "datasets"), (other_judge, "rewards"))
+    for wrong, field in refused:
         with pytest.raises(InvalidArgumentError) as caught:
             versions.register_trained(world.store, P, wrong, folder)
         assert caught.value.field == field
     with pytest.raises(NotFoundError):
         versions.register_trained(world.store, P, task.model_copy(update={"job": "ift-0"}), folder)
     assert world.query("SELECT count(*) FROM model_versions WHERE model = 'bot'") == [(0,)]
+
+
+def test_a_reward_model_stands_beside_the_family(world: World) -> None:
+    judge = world.trained(output="judge")
+    _, task = world.train_job("base@1")
+    task = task.model_copy(update={"reward_models": [versions.model_input(world.store, P, judge.ref)] * 2})
+    version = versions.register_trained(world.store, P, task, write_model(world.fresh("out"), 2.0, TEMPLATE))
+    with world.store.read() as tx:
+        family, edges = lineage.get_lineage(tx, P, version.ref)
+    assert [edge.digest for edge in edges if edge.kind == "rewarded_by"] == [judge.digest]
+    assert [(edge.parent, edge.child) for edge in edges if edge.kind == "rewarded_by"] == [("judge@1", "bot@1")]
+    assert [one.ref for one in family] == ["base@1", "bot@1"]
 
 
 @pytest.mark.parametrize("field", ["parent", "parent_digest", "relation", "job", "spec_sha256", "datasets"])

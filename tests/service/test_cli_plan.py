@@ -154,3 +154,18 @@ def test_a_rollouts_memory_is_planned_and_its_time_is_not(tmp_path: Path, capsys
     assert parts["value"] == parts["weights"] + parts["gradients"] + parts["moments"]
     assert run(["plan", str(path), "--model", "builtin:tiny-base", "--stats", stats_file(tmp_path)]) == Exit.USAGE
     assert "the time of kind ppo depends on" in capsys.readouterr().err
+
+
+def test_reward_models_are_planned_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "grpo.yaml"
+    part = "{type: model, model: judge@1}"
+    path.write_text(f"kind: grpo\nbase: b@1\noutput: o\ndata: [{{dataset: d@1}}]\nrewards: [{part}, {part}]\n")
+    common = ["plan", str(path), "--model", "builtin:tiny-base", "--memory", "8", "--json"]
+    assert run(common) == Exit.OK
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert parts["reward_models"] == 2 * parts["weights"], "as large as the base where no folder is given"
+    assert run([*common, "--reward-model", str(BASE_DIR), "--reward-model", str(BASE_DIR)]) == Exit.OK
+    assert json.loads(capsys.readouterr().out)["parts"] == parts
+    assert run([*common, "--reward-model", str(BASE_DIR)]) == Exit.USAGE
+    assert "--reward-model is given 1 times for 2 parts of type model" in capsys.readouterr().err
+    assert run([*common, "--reward-model", str(tmp_path), "--reward-model", str(BASE_DIR)]) != Exit.OK

@@ -347,7 +347,7 @@ def test_a_list_of_alternatives_shows_each_of_them() -> None:
     both = yaml.safe_load("\n".join(line.removeprefix("# ") for line in shown.splitlines()))
     plain = read_spec(text.encode(), "x.yaml").plain
     plain["rewards"] = both["rewards"]
-    assert [part["type"] for part in both["rewards"]] == ["checker", "regex", "overlong"]
+    assert [part["type"] for part in both["rewards"]] == ["checker", "regex", "overlong", "model", "length", "python"]
     assert parse_spec(plain).model_dump(mode="json")["rewards"] == both["rewards"]
 
 

@@ -313,3 +313,30 @@ def test_cancelling_after_training_ends_the_chain_and_its_evaluations(serve: Cal
 def children_of(server: Server, job: jobs_pb2.Job) -> list[jobs_pb2.Job]:
     number = job.name.rpartition("/")[2]
     return list(server.jobs.ListJobs(jobs_pb2.ListJobsRequest(parent=PROJECT, filter=f"parent:{number}")).jobs)
+
+
+def test_functions_as_rewards_are_of_modules_that_the_server_allows(serve: Callable[..., Server]) -> None:
+    server = serve(fake=True, settings={"reward_modules": ["good.rewards", "other"]})
+    row = b'{"prompt": "q", "checker": "none"}\n'
+    version = upload(server, row, "prompts")
+    server.datasets.SealDataset(datasets_pb2.SealDatasetRequest(name=version.name))
+
+    def spec_with(*functions: str) -> dict[str, Any]:
+        parts = [{"type": "python", "function": function} for function in functions]
+        return train_spec("steps=1", kind="grpo", data=[{"dataset": "prompts@1"}], rewards=parts)
+
+    for validate_only in (False, True):
+        with refused() as said:
+            submit(server, spec_with("good.rewards:f", "good:f", "os:system"), validate_only=validate_only)
+        assert said.code == "INVALID_ARGUMENT"
+        assert said.fields == {
+            "rewards[1].function": "the server does not allow module good (allowed: good.rewards, other)",
+            "rewards[2].function": "the server does not allow module os (allowed: good.rewards, other)",
+        }
+    assert count(server) == 0
+    job = submit(server, spec_with("good.rewards:f"))
+    server.until(job.name, "SUCCEEDED")
+    (path,) = (server.home / "jobs" / job.name.rpartition("/")[2]).glob("attempts/1/assignment.json")
+    task = TASK.validate_json(path.read_bytes())
+    assert isinstance(task, TrainTask)
+    assert task.reward_modules == ["good.rewards", "other"], "the worker asks again"

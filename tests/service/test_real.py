@@ -228,17 +228,51 @@ def test_preferences_make_a_new_version_of_the_model(
     assert {"reward_margin", "reward_accuracy", "logp_chosen"} <= set(values)
 
 
-def test_a_reward_model_is_registered_as_one_and_never_asked(real: Server, chat: str, pairs: str) -> None:
+@pytest.fixture(scope="module")
+def judge(real: Server, chat: str, pairs: str) -> str:
     job = submit(real, spec(kind="reward", base=chat, output="judge", data=[{"dataset": pairs}], **FEW))
     real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    return "judge@1"
+
+
+def test_a_reward_model_is_registered_as_one_and_never_asked(real: Server, chat: str, judge: str) -> None:
     (version,) = versions_of(real, "judge")
     assert (version.role, version.parent, version.form) == ("reward", chat, "full")
     with refused() as said:
-        submit(real, spec(kind="sft", base="judge@1", data=[{"dataset": "sums@1"}]))
+        submit(real, spec(kind="sft", base=judge, data=[{"dataset": "sums@1"}]))
     assert said.fields["base"] == "judge@1 is a reward model: it scores answers and writes none"
     with refused() as said:
         submit(real, {"kind": "evaluate", "version": "judge@1", "suites": ["sums"]})
     assert said.fields["version"] == "judge@1 is a reward model: it scores answers and writes none"
+
+
+def test_a_reward_model_rewards_a_job_and_stands_in_the_lineage(real: Server, chat: str, judge: str) -> None:
+    rows = [{"prompt": f"What is {i} plus one?", "checker": "final_answer", "target": i + 1} for i in range(8)]
+    made = upload(real, "".join(json.dumps(row) + "\n" for row in rows).encode(), "questions")
+    real.datasets.SealDataset(type_of_seal(made.name))
+    grpo = {
+        "kind": "grpo",
+        "base": chat,
+        "data": [{"dataset": made.ref}],
+        "rollout": {"num_completions": 2, "max_new_tokens": 4},
+        "duration": {"type": "steps", "max_steps": 1},
+        "batch": {"num_rows": 2, "max_tokens": 128},
+    }
+    with refused() as said:
+        submit(real, spec(**grpo, output="rl", rewards=[{"type": "checker"}, {"type": "model", "model": chat}]))
+    assert said.fields["rewards[1].model"] == f"{chat} is no reward model: its role is instruct; kind reward makes one"
+    with refused() as said:
+        submit(real, spec(**grpo, output="rl", rewards=[{"type": "model", "model": "nobody@1"}]))
+    assert "nobody" in said.fields["rewards[0].model"]
+    job = submit(real, spec(**grpo, output="rl", rewards=[{"type": "model", "model": "judge@latest"}]))
+    assert job.spec.grpo.rewards[0].model.model == "judge@1", "pinned when it was submitted"
+    done = real.until_chain(job.name, "DONE", timeout_s=PATIENCE_S)
+    values = points(real, done)[1][1]
+    assert values["reward"] == values["reward_model"]
+    (version,) = versions_of(real, "rl")
+    lineage = real.models.GetLineage(models_pb2.GetLineageRequest(name=version.name))
+    assert ("judge@1", "rl@1") in {(edge.parent, edge.child) for edge in lineage.edges if edge.kind == "rewarded_by"}
+    assert "judge@1" not in {item.ref for item in lineage.versions}, "no ancestor: its weights are not in it"
 
 
 def test_a_job_gets_rows_of_the_kind_that_it_reads(real: Server, chat: str, pairs: str) -> None:
