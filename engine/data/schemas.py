@@ -180,7 +180,10 @@ def validator_of(text: str) -> Any:
     if not isinstance(named, str):
         raise UncheckableError(f"names its dialect ($schema) by {kind_of(named)}, not text")
     try:
-        dialect = validator_for(schema, default=None if "$schema" in schema else jsonschema.Draft202012Validator)
+        # The older drafts' names begin with http:, and are often written with https:.
+        name = re.sub(r"^https(?=://json-schema\.org/draft-0)", "http", named)
+        default = None if "$schema" in schema else jsonschema.Draft202012Validator
+        dialect = validator_for({"$schema": name} if name else schema, default=default)
     except ValueError:  # its name is no URL
         dialect = None
     if dialect not in _DIALECTS:

@@ -2,9 +2,9 @@
 
 Before each answer the process sets two timers whose signals it does not handle: if the answer takes too long, in Python
 or in C, the kernel ends the process, and also when the trainer was killed in between. One counts the process's own CPU
-time, so that a busy machine takes no rewards away; the other, for what waits, is longer. The trainer sees the pipe close,
-counts the answer as failed and starts another process for the next one. A function that takes the timers away is ended
-by the trainer, a little later. A line is a JSON object; see `scoring.main`.
+time, so that a busy machine takes no rewards away; the other, for what waits, is longer. The trainer sees the pipe
+close, counts the answer as failed and starts another process for the next one. A function that takes the timers away is
+ended by the trainer, a little later. A line is a JSON object; see `scoring.main`.
 """
 
 from __future__ import annotations

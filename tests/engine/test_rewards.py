@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,21 @@ def test_a_reward_that_misbehaves_costs_its_own_answer_only() -> None:
     assert found["hang"].failure == found["spin"].failure == "no reward within 0.5 s"
     assert found["die"].failure == "the reward's process ended with 3"
     assert all(math.isnan(total_of(scored, options)) for scored in found.values() if scored.failure)
+
+
+def test_a_busy_machine_takes_no_reward_away_and_a_busy_reward_is_ended_by_its_own_time() -> None:
+    command = [sys.executable, "-c", ODD]
+    with RewardProcess(parts_of({"type": "checker"}), timeout_s=0.4, command=command, cpu_s=0.1) as rewards:
+        assert rewards.score(replace(RIGHT, text="spin")).failure == "no reward within 0.1 s of CPU time"
+        assert rewards.score(replace(RIGHT, text="hang")).failure == "no reward within 0.4 s", (
+            "waiting takes no CPU time"
+        )
+    with RewardProcess(parts_of({"type": "checker"}), cpu_s=0.5) as rewards:
+        assert rewards.score(RIGHT) == Scored({"checker": 1.0})
+        assert rewards._process is not None
+        rewards._process.send_signal(signal.SIGSTOP)
+        threading.Timer(1.0, rewards._process.send_signal, (signal.SIGCONT,)).start()
+        assert rewards.score(RIGHT) == Scored({"checker": 1.0}), "a second in which it did not run"
 
 
 def test_a_stop_signal_to_the_whole_group_takes_no_reward_away() -> None:
