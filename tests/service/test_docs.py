@@ -100,6 +100,10 @@ def watch_until_done(server: Server) -> int:
             if "chain DONE" in line or time.monotonic() > deadline:
                 break
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == Exit.INTERRUPTED
+        try:
+            code = process.wait(30)
+        finally:
+            process.kill()  # or leaving the block waits for it, whatever was wrong
+        assert code == Exit.INTERRUPTED
     assert "chain DONE" in lines[-1], lines
     return Exit.OK
