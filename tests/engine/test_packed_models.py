@@ -43,7 +43,7 @@ from posttrain.engine.spec import LoraAdapter, parse_spec
 from posttrain.engine.task import ModelInput
 from tests.engine.tiny import CONFIGS, LLAMA, tiny_model, tiny_module, tiny_of, tiny_tokenizer
 
-ARCHITECTURES = ["llama", "qwen3", "gemma3", "gpt2", "gemma2", "gptoss", "granite", "cohere"]
+ARCHITECTURES = sorted(CONFIGS)
 
 
 def make_rows(seed: int = 0) -> list[Row]:
