@@ -98,7 +98,8 @@ async def server() -> AsyncIterator[FakeServer]:
         records.version("bot@3", "bot@1", "PASS"),
     ]
     fake.aliases = [records.alias("bot", "production", "bot@1")]
-    fake.moves = [records.move("production", "", "bot@1", "first one")]
+    # A reason of one word: beside a date, which stands there after midnight, two would wrap.
+    fake.moves = [records.move("production", "", "bot@1", "launch")]
     fake.gate_runs = [
         records.gate_run("g1", "bot@1", age_s=900),
         records.gate_run("g2", "bot@2", gates_pb2.FAIL, 600, baselines=["parent bot@1", "champion bot@1"]),

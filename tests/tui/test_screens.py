@@ -210,7 +210,7 @@ async def test_the_registry_is_a_tree_with_chips_and_details(open_ui: Any, serve
             "base@1", "bot@1", "✓ PASS", "[production]", "✗ FAIL", "4 versions of 2 models", "LlamaForCausalLM"
         )
         await ui.press("j")
-        await ui.shows("Aliases moved", "first one", "9.0 MiB", "bot@1")
+        await ui.shows("Aliases moved", "launch", "9.0 MiB", "bot@1")
         screen = ui.app.screen
         assert screen.ref == "bot@1"
         await ui.press("space")
