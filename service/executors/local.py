@@ -108,7 +108,7 @@ class LocalExecutor:
             os.close(descriptor)
 
     async def look(self, folder: Path) -> Look:
-        self._reap(folder)
+        self._reap()
         if not (folder / LOCK_FILE).exists():
             return Look(alive=False)
         descriptor = _try_lock(folder, fcntl.LOCK_SH)
@@ -138,7 +138,7 @@ class LocalExecutor:
                 elif time.monotonic() > deadline:
                     await asyncio.to_thread(_end_session, record)
             await asyncio.sleep(POLL_S)
-        self._reap(folder)
+        self._reap()
 
     def detach(self) -> None:
         """Forgets the workers without ending them; the next service finds them by their locks. An idle standby ends."""
@@ -149,10 +149,13 @@ class LocalExecutor:
                 child.returncode = 0  # it is meant to outlive this object, which Popen would warn about
         self._children.clear()
 
-    def _reap(self, folder: Path) -> None:
-        child = self._children.get(folder)
-        if child is not None and child.poll() is not None:
-            del self._children[folder]
+    def _reap(self) -> None:
+        """Takes the ended children off the kernel's table. All of them, whoever asks: a process lets go of its lock a
+        moment before it can be waited for, so the last look at its own attempt comes too early.
+        """
+        for folder, child in list(self._children.items()):
+            if child.poll() is not None:
+                del self._children[folder]
 
 
 def worker_environment(threads: int) -> dict[str, str]:
