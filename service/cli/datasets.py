@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from posttrain.service.cli.check import check
 from posttrain.service.cli.settings import Settings, json_option, server_options
 from posttrain.service.cli.text import warn
 
@@ -13,6 +14,9 @@ from posttrain.service.cli.text import warn
 @click.group()
 def datasets() -> None:
     """Add datasets and look at them."""
+
+
+datasets.add_command(check)
 
 
 @datasets.command()

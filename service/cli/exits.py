@@ -26,7 +26,7 @@ MEANING: Final[dict[Exit, str]] = {
     Exit.USAGE: "wrong usage, a bad spec, a bad file or row",
     Exit.NOT_FOUND: "no such thing, or no server at the address",
     Exit.JOB_FAILED: "the job or a step of its chain failed",
-    Exit.GATE_FAIL: "the gate's verdict is FAIL",
+    Exit.GATE_FAIL: "the gate's verdict is FAIL; of `datasets check`: questions of suites were found",
     Exit.INCONCLUSIVE: "the gate's verdict is INCONCLUSIVE, which blocks",
     Exit.REFUSED: "the promotion was refused (and is on record)",
     Exit.CANCELLED: "the job was cancelled",

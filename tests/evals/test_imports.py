@@ -9,7 +9,20 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["rows", "stats", "policy", "pairing", "report", "gate", "summary", "suites", "scorers", "suites.load"]
+    "module",
+    [
+        "rows",
+        "stats",
+        "policy",
+        "pairing",
+        "report",
+        "gate",
+        "summary",
+        "suites",
+        "scorers",
+        "suites.load",
+        "contamination",
+    ],
 )
 def test_pure_modules_load_neither_torch_nor_lm_eval(module: str) -> None:
     code = (
