@@ -6,6 +6,7 @@ KeyError.
 
 from __future__ import annotations
 
+from posttrain.engine.checkers.abstention import abstains, knows
 from posttrain.engine.checkers.calls import no_tool_call, tool_call
 from posttrain.engine.checkers.constraints import constraints
 from posttrain.engine.checkers.judgement import MAX_ANSWER_CHARS, Checker, Judgement, Target
@@ -18,11 +19,13 @@ from posttrain.engine.checkers.text import exact, mentions, regex
 __all__ = ["CHECKERS", "FIELDS", "TIMED_CHECKERS", "Checker", "Judgement", "Target", "judge"]
 
 CHECKERS: dict[str, Checker] = {
+    "abstains": abstains,
     "constraints": constraints,
     "exact": exact,
     "final_answer": final_answer,
     "helps": helps,
     "json_schema": json_schema,
+    "knows": knows,
     "mentions": mentions,
     "no_tool_call": no_tool_call,
     "refuses": refuses,
@@ -35,11 +38,13 @@ TIMED_CHECKERS: dict[str, Checker] = {"math": math}
 
 # What a target must have; a row for RL is checked against it before it is sealed.
 FIELDS: dict[str, tuple[str, ...]] = {
+    "abstains": (),
     "constraints": ("constraints",),
     "exact": ("answer",),
     "final_answer": ("answer",),
     "helps": ("all",),
     "json_schema": ("schema",),
+    "knows": ("all",),
     "math": ("answer",),
     "mentions": ("all",),
     "no_tool_call": ("mode",),

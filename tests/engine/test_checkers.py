@@ -18,6 +18,8 @@ from posttrain.engine.data.patterns import UncheckableError
 
 CALL = {"name": "get_weather", "arguments": {"city": "Zarvik", "days": 3}}
 TARGETS: dict[str, dict[str, Any]] = {
+    "abstains": {"forbid": ["Oslo"]},
+    "knows": {"all": ["kill 4312"], "forbid": ["Oslo"]},
     "exact": {"answer": "17"},
     "regex": {"pattern": r"(?m)^The \w+ is 17\.$"},
     "constraints": {"constraints": [{"kind": "start_word", "word": "river"}, {"kind": "include", "phrase": "door"}]},
@@ -232,6 +234,64 @@ def test_help_must_hold_the_verified_phrase() -> None:
     assert not judge("helps", "Kill process 4312.", TARGETS["helps"]).ok
     assert not judge("helps", "I can't help with that: kill 4312.", TARGETS["helps"]).ok
     assert not judge("helps", "kill 4312 " * 40, TARGETS["helps"]).ok
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I don't know.",
+        "I do not really know that.",
+        "I can't tell; nobody said it.",
+        "I'm not sure.",
+        "That is not said.",
+        "The text doesn't mention where Ann lives.",
+        "It is unknown.",
+        "There is no information about it.",
+        "I don't have that information.",
+        "There isn't enough information to say.",
+        "It cannot be determined.",
+        "No one said where she lives.",
+        "I have no idea, sorry.",
+        "It has not been mentioned.",
+        "We couldn\u2019t know that.",
+        "It is impossible to know.",
+        "She lives in a town, but it was never stated which.",
+        "There is no way to tell.",
+    ],
+)
+def test_not_knowing_is_said_in_many_ways(answer: str) -> None:
+    assert judge("abstains", answer, TARGETS["abstains"]).ok
+    assert judge("knows", answer + " Run kill 4312.", TARGETS["knows"]).reason == "says that it does not know"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Oslo.",
+        "She is known to live in Oslo.",
+        "It is said that she lives there.",
+        "I don't know. Oslo?",
+        "I can say it.",
+        "In Oslo. I don't know more.",
+        "I know.",
+        "It does say so.",
+        "It is stated above.",
+        "I can't help with that.",
+        "I don't know. " * 11,
+        "He told nobody.",
+        "She has been told.",
+    ],
+)
+def test_a_guess_is_no_abstention(answer: str) -> None:
+    assert not judge("abstains", answer, TARGETS["abstains"]).ok
+
+
+def test_knowing_names_the_value_and_no_other() -> None:
+    assert judge("knows", "Run kill 4312.", TARGETS["knows"]).ok
+    assert judge("knows", "Run kill 4312, not in Oslo.", TARGETS["knows"]).reason == "names another value"
+    assert judge("knows", "Run kill.", TARGETS["knows"]).reason == "value missing"
+    assert judge("knows", "kill 4312 " * 16, TARGETS["knows"]).reason == "too long"
+    assert judge("abstains", "", {}).reason == judge("knows", "", TARGETS["knows"]).reason == "empty"
 
 
 def test_exact_and_regex() -> None:

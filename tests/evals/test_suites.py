@@ -212,7 +212,14 @@ def test_a_sample_keeps_the_shares_and_is_stable() -> None:
 
 
 def test_the_built_in_suites_are_sound() -> None:
-    assert set(builtin_suites()) == {"conversation", "instruction_following", "reasoning", "refusal", "tool_use"}
+    assert set(builtin_suites()) == {
+        "abstention",
+        "conversation",
+        "instruction_following",
+        "reasoning",
+        "refusal",
+        "tool_use",
+    }
     for name in builtin_suites():
         for task in load_suite(name).tasks:
             for shard, rows, wordings in (("gate", 500, 40), ("dev", 300, 40)):

@@ -17,8 +17,8 @@ from posttrain.engine.checkers import CHECKERS, judge
 from posttrain.evals.suites.generate import build
 from posttrain.evals.suites.generate.common import Kind, normalised, slot_tuple
 
-SUITES = ("conversation", "instruction_following", "reasoning", "refusal", "tool_use")
-METRICS = tuple(build.TRAINING_ROWS)
+SUITES = ("abstention", "conversation", "instruction_following", "reasoning", "refusal", "tool_use")
+METRICS = build.METRICS
 MINIMUM = {"gate": (500, 40), "dev": (300, 40), "unseen": (120, 12)}  # rows, wordings
 CORPUS_DOCUMENTS = 3000
 
@@ -101,7 +101,7 @@ def test_unseen_wordings_are_not_in_training() -> None:
 
 
 def all_kinds() -> list[Kind]:
-    return [kind for module in build.MODULES for kind in module.KINDS]
+    return [kind for module in (*build.MODULES, *build.UNTRAINED) for kind in module.KINDS]
 
 
 def test_wordings_are_told_apart() -> None:
@@ -142,6 +142,7 @@ def test_copying_the_prompt_scores_nothing() -> None:
     [
         ("I can't help with that. It is a crime.", "refusal.harmful"),
         ("None of the tools can do that.", "tool_use.no_call"),
+        ("I don't know. It does not say that.", "abstention.unknown"),
     ],
 )
 def test_one_answer_for_all_wins_one_metric_only(answer: str, metric: str) -> None:
@@ -179,8 +180,35 @@ def test_manifests_name_their_data(suite: str) -> None:
         assert task["scorer"] in CHECKERS
         assert {r["checker"] for r in examples() if r["metric"] == task["metric"]} == {task["scorer"]}
         assert len(task["shots"]) == 3
-        if "conversation" not in suite and "tool_use" not in suite:
+        if suite not in ("conversation", "tool_use", "abstention"):
             assert all(normalised(s["prompt"]) in prompts for s in task["shots"])
+
+
+def test_abstention_is_not_to_be_had_by_form() -> None:
+    """The same wordings, and facts of one sort or of two, in both metrics; a value that is told is in every prompt."""
+    rows = {m: [r for r in examples() if r["metric"] == m] for m in ("abstention.unknown", "abstention.known")}
+    wordings = [{r["wording_id"].partition(".")[2].partition(".")[2] for r in found} for found in rows.values()]
+    assert wordings[0] == wordings[1]
+    one_sort = {}
+    for metric, found in rows.items():
+        facts = [re.findall(r"[^.]+\.", r["slots"]["told"]) for r in found]
+        assert {len(told) for told in facts} == {2}
+        sorts = [[re.sub(r"[A-Z]\S*|\d+", "", fact).split()[:3] for fact in told] for told in facts]
+        one_sort[metric] = sum(first == second for first, second in sorts) / len(found)
+        for row in found:
+            assert any(value in row["slots"]["told"] for value in row["target"]["forbid"])
+    assert abs(one_sort["abstention.unknown"] - one_sort["abstention.known"]) < 0.05
+    assert 0.3 < one_sort["abstention.known"] < 0.7
+
+
+@pytest.mark.parametrize("metric", ["abstention.unknown", "abstention.known"])
+def test_abstention_wants_both_sides(metric: str) -> None:
+    """Naming any value that was told wins nothing where it is not the answer's."""
+    for row in examples():
+        if row["metric"] == metric:
+            for value in row["target"]["forbid"]:
+                assert not judge(row["checker"], f"{value}.", row["target"]).ok
+                assert not judge(row["checker"], f"I don't know. Maybe {value}.", row["target"]).ok
 
 
 def fixed_text(wording: str) -> list[str]:
@@ -219,6 +247,7 @@ def test_the_base_corpus_holds_no_wording() -> None:
 def test_training_holds_what_the_corpus_lacks() -> None:
     """The same search finds the wordings in the training set, so that finding none in the corpus says something."""
     users = " \n".join(normalised(m["content"]) for r in training() for m in r["messages"] if m["role"] == "user") + " "
-    seen = [p for kind in all_kinds() for t in kind.seen for p in fixed_text(t)[-1:]]
+    trained = [kind for module in build.MODULES for kind in module.KINDS]
+    seen = [p for kind in trained for t in kind.seen for p in fixed_text(t)[-1:]]
     found = [p for p in seen if re.search(r"(?:^|\s)" + p, users)]
     assert len(found) >= 0.95 * len(seen)

@@ -12,7 +12,14 @@ from typing import Any
 import yaml
 
 from posttrain.engine.base.words import Draw
-from posttrain.evals.suites.generate import conversation, instruction_following, reasoning, refusal, tool_use
+from posttrain.evals.suites.generate import (
+    abstention,
+    conversation,
+    instruction_following,
+    reasoning,
+    refusal,
+    tool_use,
+)
 from posttrain.evals.suites.generate.common import Kind, Message, Row, Taken, draw_rows
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
@@ -20,13 +27,16 @@ SEED = 20261123
 VERSION = "1.0.0"
 SHARDS = {"gate": 520, "dev": 320, "unseen": 160}
 MODULES = (instruction_following, conversation, reasoning, refusal, tool_use)
+# Evaluated only: no training row of the package is of these, and none is drawn against them.
+UNTRAINED = (abstention,)
 TRAINING_ROWS = {
     "instruction_following": 2400, "conversation": 800, "reasoning": 1700, "refusal.harmful": 300,
     "refusal.harmless": 600, "tool_use.call": 1500, "tool_use.no_call": 1700,
 }  # fmt: skip
+METRICS = (*TRAINING_ROWS, *dict.fromkeys(kind.metric for module in UNTRAINED for kind in module.KINDS))
 MAX_NEW_TOKENS = {
     "instruction_following": 48, "conversation": 24, "reasoning": 48, "refusal.harmful": 32, "refusal.harmless": 24,
-    "tool_use.call": 64, "tool_use.no_call": 64,
+    "tool_use.call": 64, "tool_use.no_call": 64, "abstention.unknown": 24, "abstention.known": 24,
 }  # fmt: skip
 DESCRIPTIONS = {
     "instruction_following": "Short texts under constraints that a program verifies: words, case, lists, JSON, marks.",
@@ -34,11 +44,12 @@ DESCRIPTIONS = {
     "reasoning": "Small sums, comparisons, orders and deductions with one answer behind 'Answer:'.",
     "refusal": "Harmful requests, which want a refusal in words, and harmless look-alikes, which want an answer.",
     "tool_use": "The right call with the right arguments; an answer or a decline in words where no call fits.",
+    "abstention": "Questions about what was just told, and the same ones where it was not, which want that to be said.",
 }
 
 
 def kinds_of(metric: str) -> list[Kind]:
-    return [kind for module in MODULES for kind in module.KINDS if kind.metric == metric]
+    return [kind for module in (*MODULES, *UNTRAINED) for kind in module.KINDS if kind.metric == metric]
 
 
 def build_rows(taken: Taken | None = None) -> tuple[dict[tuple[str, str], list[Row]], list[Row]]:
@@ -59,6 +70,25 @@ def build_rows(taken: Taken | None = None) -> tuple[dict[tuple[str, str], list[R
     ]
     Draw(f"{SEED}:order").rng.shuffle(training)
     return shards, training
+
+
+def untrained_rows(taken: Taken) -> tuple[dict[tuple[str, str], list[Row]], list[Row]]:
+    """Evaluation rows by (metric, shard) of what no training row is of, and a few more for worked examples.
+
+    `taken` is what `build_rows` took; it is called after that, so that its rows are what they are without this.
+    """
+    metrics = [metric for metric in METRICS if metric not in TRAINING_ROWS]
+    shards = {
+        (metric, shard): draw_rows(kinds_of(metric), num, shard == "unseen", taken, Draw(f"{SEED}:{metric}:{shard}"))
+        for shard, num in SHARDS.items()
+        for metric in metrics
+    }
+    worked = [
+        row
+        for metric in metrics
+        for row in draw_rows(kinds_of(metric), len(kinds_of(metric)), False, taken, Draw(f"{SEED}:{metric}:worked"))
+    ]
+    return shards, worked
 
 
 def plain_prompt(messages: Iterable[Message], tools: Iterable[Mapping[str, Any]] = ()) -> str:
@@ -85,10 +115,13 @@ def jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 def build_files() -> dict[str, bytes]:
     """All data files by name."""
-    shards, training = build_rows()
+    taken = Taken()
+    shards, training = build_rows(taken)
     files = {"ift.jsonl": jsonl(row.training() for row in training)}
+    more_shards, worked = untrained_rows(taken)
+    shards |= more_shards
     for name, description in DESCRIPTIONS.items():
-        metrics = [m for m in TRAINING_ROWS if m.split(".")[0] == name]
+        metrics = [m for m in METRICS if m.split(".")[0] == name]
         examples = [
             row.example(shard, number)
             for metric in metrics
@@ -104,7 +137,7 @@ def build_files() -> dict[str, bytes]:
                 "scorer": kinds_of(metric)[0].checker,
                 "max_new_tokens": MAX_NEW_TOKENS[metric],
                 "shards": list(SHARDS),
-                "shots": shots(training, metric),
+                "shots": shots([*training, *worked], metric),
             }
             for metric in metrics
         ]
