@@ -9,6 +9,7 @@ follow.py      waiting for a job and its chain
 spawn.py       a server of one's own
 specfile.py    a spec's YAML, with the lines of what is wrong; template.py: `init`'s commented one
 serve.py submit.py plan.py jobs.py datasets.py models.py gates.py sample.py demo.py    the commands
+check.py      `datasets check`
 gate_group.py  `gate`, which is a command and has gate_explain.py and gate_replay.py below it
 """
 
@@ -18,6 +19,7 @@ import difflib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final
@@ -131,7 +133,8 @@ def _explain(error: Any) -> int:
     elif isinstance(error, OSError):  # a full disk, a port that is taken, a folder that may not be written
         code = Exit.CONFLICT
     else:
-        raise error
+        click.echo(clean("".join(traceback.format_exception(error))), err=True, nl=False)
+        return Exit.UNEXPECTED
     hint = getattr(error, "hint", "")
     if hint:
         lines.append(f"hint: {hint}")

@@ -191,13 +191,19 @@ def test_a_port_that_is_taken_is_said_in_one_line(fake: FakeServer, tmp_path: Pa
     assert (done.stdout, done.stderr) == ("", f"error: cannot listen on {fake.address}: {hint}\n")
 
 
-def test_an_error_that_was_not_foreseen_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Any) -> None:
-        raise ZeroDivisionError
+def test_an_error_that_was_not_foreseen_keeps_its_traceback_without_what_acts_on_a_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("what nobody \x1b]0;thought\x07 of")
 
-    monkeypatch.setattr(settings.Settings, "connect", broken)
-    with pytest.raises(ZeroDivisionError):
-        cli("jobs", "list")
+    monkeypatch.setattr("posttrain.service.cli.settings.Settings.connect", broken)
+    code, out, err = cli("jobs", "list")
+    assert (code, out) == (Exit.UNEXPECTED, "")
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert "ZeroDivisionError: what nobody" in err
+    assert "in broken" in err
+    assert not {"\x1b", "\x07"} & set(err)
 
 
 def test_ctrl_c_stops_the_waiting_and_not_the_job(fake: FakeServer, spec: str) -> None:
