@@ -1,4 +1,6 @@
-"""What a policy asks for beside rows: the attempts of a lineage, and a second run for the noise floor. No torch."""
+"""What a policy asks for beside rows: attempts of a lineage, a second run for the noise floor, a search of the training
+data. No torch.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,19 @@ from collections.abc import Mapping
 from posttrain.evals import stats
 from posttrain.evals.attempts import attempt_alpha
 from posttrain.evals.noise import noise_floor
+from posttrain.evals.overlaps import Searched
 from posttrain.evals.pairing import Inspection, belongs, inspect_repeat
 from posttrain.evals.policy import Baseline, NonInferior, Policy
-from posttrain.evals.report import AttemptInfo, MetricNoise, NoiseInfo, Reason, RunInfo, percent
+from posttrain.evals.report import (
+    AttemptInfo,
+    ContaminationInfo,
+    MetricNoise,
+    NoiseInfo,
+    Reason,
+    RunInfo,
+    SuiteOverlap,
+    percent,
+)
 from posttrain.evals.rows import EvalRun
 from posttrain.evals.rules import DIGITS, cluster_of
 
@@ -91,4 +103,52 @@ def _noise_reason(found: Inspection, suite: str, metric: str, baseline: str, mes
     where = {"suite": suite, "metric": metric, "baseline": baseline}
     found.reasons.append(
         Reason.model_validate({"code": "NOISE_FLOOR", "verdict": "INCONCLUSIVE", "message": message, **where})
+    )
+
+
+def check_contamination(
+    policy: Policy, candidate: EvalRun, searched: Searched | None, found: Inspection
+) -> ContaminationInfo | None:
+    """What was found of the suites' questions in the training data; a reason for each suite where that blocks, and for
+    whatever was not searched.
+    """
+    wanted = policy.contamination
+    if wanted is None:
+        return None
+    if searched is None:
+        found.add("CONTAMINATED", "the policy asks for a search of the training data, and there is none")
+        return None
+    digests = {info.name: info.digest for info in candidate.header.suites}
+    valid = {waiver.question for waiver in wanted.waivers if searched.date <= waiver.expires}
+    suites = []
+    for suite in policy.suites:
+        matched: dict[str, str] = {}  # question -> where it was first found
+        for dataset, digest in sorted(searched.datasets.items()):
+            searches = [
+                item
+                for item in searched.overlaps
+                if (item.dataset, item.dataset_digest, item.suite, item.suite_digest)
+                == (dataset, digest, suite, digests.get(suite))
+            ]
+            if not searches:
+                found.add("CONTAMINATED", f"{dataset} was not searched for this version of the suite", suite)
+            for item in searches:
+                if item.num_unread:
+                    found.add("CONTAMINATED", f"{item.num_unread} rows of {dataset} could not be searched", suite)
+                for question, kind in sorted(item.questions.items()):
+                    if kind in wanted.kinds:
+                        matched.setdefault(question, dataset)
+        waived = [question for question in matched if f"{suite}/{question}" in valid]
+        counted = [question for question in matched if f"{suite}/{question}" not in valid]
+        suites.append(SuiteOverlap(suite=suite, found=len(matched), waived=len(waived)))
+        if counted and wanted.action == "block":
+            shown = ", ".join(f"{question} in {matched[question]}" for question in counted[:3])
+            message = f"questions in the training data: {len(counted)} ({shown})"
+            found.reasons.append(Reason(code="CONTAMINATED", verdict="FAIL", suite=suite, message=message))
+    return ContaminationInfo(
+        action=wanted.action,
+        date=searched.date.isoformat(),
+        evidence_digest=searched.digest,
+        datasets=sorted(searched.datasets),
+        suites=suites,
     )

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from posttrain.evals import stats
-from posttrain.evals.conditions import measure_noise, run_info, spend_attempt
+from posttrain.evals.conditions import check_contamination, measure_noise, run_info, spend_attempt
+from posttrain.evals.overlaps import Searched
 from posttrain.evals.pairing import Inspection, belongs, found_pairs, inspect_runs
 from posttrain.evals.policy import Baseline, Ceiling, Floor, MetricPolicy, NonInferior, Policy
 from posttrain.evals.report import (
@@ -46,12 +47,14 @@ def run_gate(
     *,
     attempt: int | None = None,
     repeat: EvalRun | None = None,
+    searched: Searched | None = None,
 ) -> GateReport:
     """Judges a candidate's rows against its baselines' under a policy.
 
     `attempt` counts, from 1, the versions of this lineage that were judged on this shard, this one included; a policy
     with an attempts budget asks for it. `repeat` is a second run of the side that the policy's `noise_floor` names.
-    Where a policy asks for one that is not given, the report does not pass.
+    `searched` is what a search of the candidate's training data found. Where a policy asks for one of them and it is
+    not given, the report does not pass.
 
     Never raises on bad evidence: rows that are missing, edited, doubled or of another suite are reasons of the report.
 
@@ -61,6 +64,7 @@ def run_gate(
     found = inspect_runs(policy, candidate, baselines)
     alpha, counted = spend_attempt(policy, attempt, found)
     noise = measure_noise(policy, candidate, baselines, repeat, alpha, found)
+    contamination = check_contamination(policy, candidate, searched, found)
     reasons, results = list(found.reasons), []
     for metric in policy.metrics:
         judged, why = _judge_metric(policy, metric, candidate, baselines, found, alpha)
@@ -81,6 +85,7 @@ def run_gate(
         attempt=counted,
         noise=noise,
         improved_metrics=better,
+        contamination=contamination,
     )
 
 

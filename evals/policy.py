@@ -6,6 +6,7 @@ read, so that an empty gate can never pass. A rule that is absent is absent: the
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from posttrain.engine.spec import NAME_PATTERN, Name, canonical_json, sha256_text
 from posttrain.evals.attempts import MAX_ATTEMPTS, Spend
 from posttrain.evals.errors import PolicyError
+from posttrain.evals.overlaps import KINDS, Kind
 
 POLICIES = Path(__file__).parent / "policies"
 VERSION_PATTERN = rf"{NAME_PATTERN.removesuffix('$')}@[1-9][0-9]{{0,8}}$"
@@ -142,6 +144,36 @@ class ImproveAny(Part):
     by: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
 
 
+class Waiver(Part):
+    """Somebody read a match and says that it does no harm: it counts no more until the day after `expires`."""
+
+    question: Annotated[str, Field(pattern=r"^[^/]+/.+$", max_length=512, description="SUITE/ID")]
+    by: Annotated[str, Field(min_length=1, max_length=128)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    expires: datetime.date
+
+
+class Contamination(Part):
+    """What the candidate and its ancestors were trained on is searched for the suites' questions.
+
+    `block`: one that is found and not waived fails the gate. `warn`: the report counts them. `kinds`: which matches
+    count; `posttrain.evals.contamination` has them.
+    """
+
+    action: Literal["block", "warn"]
+    kinds: Annotated[list[Kind], Field(min_length=1)] = list(KINDS)
+    waivers: list[Waiver] = []
+
+    @model_validator(mode="after")
+    def _once(self) -> Contamination:
+        waived = [waiver.question for waiver in self.waivers]
+        for what, names in (("kinds", list[str](self.kinds)), ("waivers", waived)):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{what}: {name} is listed twice")
+        return self
+
+
 def _absent(value: object) -> bool:
     return value is None
 
@@ -163,6 +195,7 @@ class Policy(Part):
     attempts: Attempts | None = Field(default=None, exclude_if=_absent)
     noise_floor: NoiseFloor | None = Field(default=None, exclude_if=_absent)
     improve_any: ImproveAny | None = Field(default=None, exclude_if=_absent)
+    contamination: Contamination | None = Field(default=None, exclude_if=_absent)
     metrics: list[MetricPolicy] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -184,6 +217,9 @@ class Policy(Part):
         rules = [rule for metric in self.metrics for rule in metric.rules]
         if self.sequential and not any(isinstance(rule, NonInferior | Improve) for rule in rules):
             raise ValueError("sequential: looks are for rules against a baseline, and there is none")
+        for waiver in self.contamination.waivers if self.contamination else []:
+            if waiver.question.partition("/")[0] not in self.suites:
+                raise ValueError(f"contamination: {waiver.question} is waived, and the policy judges no such suite")
         if self.noise_floor and not any(isinstance(rule, NonInferior) for rule in rules):
             raise ValueError("noise_floor: it bounds margins, and there is no noninferior rule")
         return self
@@ -199,7 +235,7 @@ class Policy(Part):
     @property
     def asks_for(self) -> list[str]:
         """The options that need more than the rows of candidate, parent and champion, in their order."""
-        options = ("ancestor", "attempts", "noise_floor")
+        options = ("ancestor", "attempts", "noise_floor", "contamination")
         return [name for name in options if getattr(self, name) is not None]
 
     @property

@@ -24,6 +24,7 @@ ReasonCode = Literal[
     "TRUNCATED",
     "ATTEMPTS_EXHAUSTED",
     "NOISE_FLOOR",
+    "CONTAMINATED",
 ]
 
 REASONS: dict[ReasonCode, str] = {
@@ -39,6 +40,7 @@ REASONS: dict[ReasonCode, str] = {
     "TRUNCATED": "too many answers ended at the token cap or at the context's end",
     "ATTEMPTS_EXHAUSTED": "the lineage has been judged on this shard as often as the policy allows, or nobody counted",
     "NOISE_FLOOR": "a margin is below what the same weights run twice show, or there is no second run",
+    "CONTAMINATED": "questions of the suites stand in what the version was trained on, or nobody searched it",
 }
 
 
@@ -155,11 +157,29 @@ class NoiseInfo(Record):
     metrics: list[MetricNoise]
 
 
+class SuiteOverlap(Record):
+    """How many questions of a suite were found by matches that count, and how many of those are waived."""
+
+    suite: str
+    found: Annotated[int, Field(ge=0)]
+    waived: Annotated[int, Field(ge=0)]
+
+
+class ContaminationInfo(Record):
+    """What was searched, with the digest of the evidence, and when."""
+
+    action: Literal["block", "warn"]
+    date: str
+    evidence_digest: str
+    datasets: list[str]
+    suites: list[SuiteOverlap]
+
+
 class GateReport(Record):
     """A verdict with everything that led to it. Equal inputs give equal bytes.
 
-    What a policy did not ask for is left out: `attempt`, `noise`, and `improved_metrics`, the metrics (SUITE/METRIC)
-    that are better by what `improve_any` asks, family-wise.
+    What a policy did not ask for is left out: `attempt`, `noise`, `contamination`, and `improved_metrics`, the metrics
+    (SUITE/METRIC) that are better by what `improve_any` asks, family-wise.
     """
 
     type: Literal["gate_report"] = "gate_report"
@@ -177,6 +197,7 @@ class GateReport(Record):
     attempt: AttemptInfo | None = Field(default=None, exclude_if=_missing)
     noise: NoiseInfo | None = Field(default=None, exclude_if=_missing)
     improved_metrics: list[str] | None = Field(default=None, exclude_if=_missing)
+    contamination: ContaminationInfo | None = Field(default=None, exclude_if=_missing)
 
     def canonical_json(self) -> str:
         return canonical_json(self)
@@ -221,6 +242,10 @@ def explain(report: GateReport) -> str:
     if report.noise:
         floors = [f"{item.suite}/{item.metric} {percent(item.floor)}" for item in report.noise.metrics]
         lines.append(f"noise      of the {report.noise.of}, points: {', '.join(floors) or 'unknown'}")
+    if report.contamination:
+        found = [f"{item.suite} {item.found} ({item.waived} waived)" for item in report.contamination.suites]
+        where = ", ".join(report.contamination.datasets) or "no dataset"
+        lines.append(f"searched   {where}; questions found: {', '.join(found)}")
     if report.reasons:
         lines += ["", "why not"]
         for reason in report.reasons:

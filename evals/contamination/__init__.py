@@ -7,6 +7,6 @@ imports no torch.
 from __future__ import annotations
 
 from posttrain.evals.contamination.index import QuestionIndex
-from posttrain.evals.contamination.scan import Match, Report, scan
+from posttrain.evals.contamination.scan import Match, Report, overlap, scan
 
-__all__ = ["Match", "QuestionIndex", "Report", "scan"]
+__all__ = ["Match", "QuestionIndex", "Report", "overlap", "scan"]

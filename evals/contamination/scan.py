@@ -6,7 +6,7 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,12 +14,11 @@ from posttrain.engine.data.formats import detect, extra_columns
 from posttrain.engine.data.rows import RowError, parse_row
 from posttrain.evals.contamination.index import LEAST, LONG, SHARE, Gram, QuestionIndex, rolling
 from posttrain.evals.contamination.words import words_of
+from posttrain.evals.overlaps import KINDS, Kind, Overlap
 
 MAX_MATCHES: Final = 10_000  # that are kept to be read; all are counted
 MAX_EXCERPT: Final = 40  # words
 _BATCH_WORDS: Final = 200_000
-
-Kind = Literal["whole", "13 words", "8 words"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Report:
     num_matches: int = 0
     rows: list[int] = field(default_factory=list)  # every row with a match, ascending
     questions: dict[str, int] = field(default_factory=dict)  # SUITE/ID of each question found -> rows
+    surest: dict[str, Kind] = field(default_factory=dict)  # SUITE/ID of each -> the surest of its matches
     metrics: dict[str, int] = field(default_factory=dict)  # SUITE/METRIC -> questions found
     matches: list[Match] = field(default_factory=list)
     unsearchable: list[str] = field(default_factory=list)
@@ -75,14 +75,37 @@ def scan(lines: Iterable[bytes], index: QuestionIndex, on_rows: Callable[[int], 
                 report.rows.append(match.row)
             name = f"{match.suite}/{match.question}"
             found_in[name] += 1
+            report.surest[name] = min(match.kind, report.surest.get(name, match.kind), key=KINDS.index)
             metrics[f"{match.suite}/{match.metric}"].add(name)
             if len(report.matches) < MAX_MATCHES:
                 report.matches.append(match)
         if on_rows:
             on_rows(report.num_rows)
     report.questions = dict(sorted(found_in.items()))
+    report.surest = dict(sorted(report.surest.items()))
     report.metrics = {name: len(questions) for name, questions in sorted(metrics.items())}
     return report
+
+
+def overlap(report: Report, index: QuestionIndex, dataset: str, dataset_digest: str) -> list[Overlap]:
+    """A scan's evidence for a gate: one record for each suite of the index."""
+    return [
+        Overlap(
+            dataset=dataset,
+            dataset_digest=dataset_digest,
+            suite=suite,
+            suite_digest=digest,
+            num_rows=report.num_rows,
+            num_unread=len(report.unread),
+            num_questions=sum(question.suite == suite for question in index.questions),
+            questions={
+                name.removeprefix(f"{suite}/"): kind
+                for name, kind in report.surest.items()
+                if name.startswith(f"{suite}/")
+            },
+        )
+        for suite, _, digest in index.suites
+    ]
 
 
 @dataclass
