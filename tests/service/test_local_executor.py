@@ -21,7 +21,8 @@ from posttrain.service.executors.local import (
     worker_environment,
 )
 
-# Waits to be told to stop; with `stubborn` it ignores that; with `child` it leaves a child behind that holds on.
+# Waits to be told to stop; with `stubborn` it ignores that; with `child` it leaves a child behind that holds on; with
+# `slow` it lets go of the lock a while before it ends, as the kernel does while it frees the memory of a large process.
 SCRIPT = """
 import os, pathlib, signal, subprocess, sys, time
 from posttrain.engine.events import write_atomic
@@ -39,6 +40,10 @@ with open(folder / "started", "a") as file:
 me = WorkerRecord(pid=os.getpid(), started=start_time(os.getpid()))
 write_atomic(folder / "worker.json", me.model_dump_json().encode())
 print("at work", flush=True)
+if mode == "slow":
+    os.close(lock)
+    time.sleep(0.5)
+    os._exit(0)
 time.sleep(300)
 """
 
@@ -108,6 +113,17 @@ async def test_a_record_of_the_one_before_is_not_taken_for_the_next_ones(
     await executor.launch(folder)
     assert (await executor.look(folder)).alive, "it holds the lock, and has not said yet who it is"
     assert (await started(folder)).pid != gone.pid
+
+
+async def test_a_worker_that_ends_slowly_leaves_no_zombie(
+    make: Callable[[str], tuple[LocalExecutor, Path]],
+) -> None:
+    executor, folder = make("slow")
+    await executor.launch(folder)
+    record = await started(folder)
+    while (await executor.look(folder)).alive:
+        await asyncio.sleep(0.01)
+    assert not psutil.pid_exists(record.pid), "nobody looks at an attempt again that has ended"
 
 
 async def test_stop_asks_first(make: Callable[[str], tuple[LocalExecutor, Path]]) -> None:
