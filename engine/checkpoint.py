@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 _NAME = re.compile(r"^step-(\d{8,})$")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         # safetensors reports the OS's error as text in an exception of its own.
-        if "No space left on device" in str(error) or "os error 28" in str(error):
+        if any(f"(os error {code})" in str(error) for code in _FULL):
             raise DiskFullError(f"no space left while {doing}") from error
         raise
 
 
 def is_disk_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in _FULL
 
 
 def save_checkpoint(

@@ -114,11 +114,15 @@ def _with_calls(example: Example) -> tuple[Example, list[Finding]]:
     messages: list[Message] = []
     found: list[Finding] = []
     for index, message in enumerate(example.messages):
-        if message["role"] == "assistant" and not message.get("tool_calls") and OPEN in message["content"]:
-            try:
-                text, calls = read_answer("hermes", message["content"])
-                message = {**message, "content": text, "tool_calls": calls}
-            except CallSyntaxError as error:
-                found.append((f"messages[{index}].content", str(error)))
+        if message["role"] == "assistant" and OPEN in message["content"]:
+            where = f"messages[{index}].content"
+            if message.get("tool_calls"):  # it would be trained beside them, and checked by nobody
+                found.append((where, f"has a call as text ({OPEN}) beside tool_calls: give each call once"))
+            else:
+                try:
+                    text, calls = read_answer("hermes", message["content"])
+                    message = {**message, "content": text, "tool_calls": calls}
+                except CallSyntaxError as error:
+                    found.append((where, str(error)))
         messages.append(message)
     return Example(messages, example.tools), found

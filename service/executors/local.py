@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,7 @@ LOCK_FILE = "attempt.lock"
 WORKER_FILE = "worker.json"
 WORKER_COMMAND = (sys.executable, "-m", "posttrain.service.worker")
 POLL_S = 0.05
+REAP_S = 5.0  # from letting go of the lock to the end of the process; a busy machine takes a while
 
 # All that a worker gets of the service's environment: what Python, torch and a GPU need, and no credentials.
 PASSED_VARIABLES = (
@@ -114,6 +116,11 @@ class LocalExecutor:
         descriptor = _try_lock(folder, fcntl.LOCK_SH)
         if descriptor is not None:
             os.close(descriptor)
+            child = self._children.get(folder)
+            if child is not None:  # it let go of the lock while it ended: nobody may look at this folder again
+                with suppress(subprocess.TimeoutExpired):
+                    await asyncio.to_thread(child.wait, REAP_S)
+                self._reap()
             return Look(alive=False)
         record = read_worker(folder)
         if record is None:
@@ -138,7 +145,6 @@ class LocalExecutor:
                 elif time.monotonic() > deadline:
                     await asyncio.to_thread(_end_session, record)
             await asyncio.sleep(POLL_S)
-        self._reap()
 
     def detach(self) -> None:
         """Forgets the workers without ending them; the next service finds them by their locks. An idle standby ends."""
@@ -150,12 +156,8 @@ class LocalExecutor:
         self._children.clear()
 
     def _reap(self) -> None:
-        """Takes the ended children off the kernel's table. All of them, whoever asks: a process lets go of its lock a
-        moment before it can be waited for, so the last look at its own attempt comes too early.
-        """
-        for folder, child in list(self._children.items()):
-            if child.poll() is not None:
-                del self._children[folder]
+        """Forgets the workers that have ended, so that none of them stays a zombie."""
+        self._children = {folder: child for folder, child in self._children.items() if child.poll() is None}
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -15,7 +15,8 @@ from posttrain.engine.errors import SpecError
 from posttrain.engine.events import Phase
 from posttrain.engine.rewards import Answer, RewardProcess, Scored, process
 from posttrain.engine.spec import RewardPart
-from tests.engine.test_grpo_runs import numbers_of, samples_of, task_of
+from tests.engine.on_policy_runs import numbers_of, samples_of
+from tests.engine.test_grpo_runs import task_of
 from tests.engine.test_run import events_of, failed, succeeded, with_task
 from tests.engine.tiny import prompts_of
 

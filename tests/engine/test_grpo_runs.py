@@ -24,13 +24,19 @@ from posttrain.engine.run import run_training
 from posttrain.engine.spec import parse_spec
 from posttrain.engine.task import TrainTask
 from tests.engine import tiny
+from tests.engine.on_policy_runs import (
+    LORA,
+    assert_killed_is_uninterrupted,
+    assert_resumed_is_uninterrupted,
+    numbers_of,
+    output_of,
+    samples_of,
+)
 from tests.engine.pairs import make_experience, spec_of
 from tests.engine.test_run import events_of, failed, kill_after, losses_of, succeeded, with_task
 from tests.engine.tiny import make_task, prompts_of, save_base
 
 ROLLOUT = {"num_completions": 4, "max_new_tokens": 6, "batch_rows": 8}
-LORA = {"type": "lora", "rank": 4}
-CLOCK = ("rollout_s", "rollout_tokens_per_s")
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "grpo": {},
     "dapo, minibatches, epochs": {"loss": {"type": "dapo"}, "update": {"num_minibatches": 2, "num_epochs": 2}},
@@ -49,21 +55,6 @@ def task_of(folder: Path, **options: Any) -> TrainTask:
     return make_task(folder, "grpo", **{"rollout": ROLLOUT, "batch": batch, **options})
 
 
-def numbers_of(folder: Path) -> dict[int, dict[str, float]]:
-    return {
-        step: {name: value for name, value in values.items() if name not in CLOCK}
-        for step, values in losses_of(folder).items()
-    }
-
-
-def samples_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / feed.SAMPLES_FILE).read_text("ascii").splitlines()]
-
-
-def output_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((folder / "output").glob("*.safetensors"))}
-
-
 @techniques("grpo", "dapo, minibatches, epochs", "gspo lora kl")
 def test_resumed_equals_uninterrupted_to_the_last_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
@@ -71,28 +62,13 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
     """From checkpoints after steps 3 and 5 of 7: with rollouts of four steps both are in the middle of one."""
     steps = {"duration": {"type": "steps", "max_steps": 7}, "checkpoint": {"every_steps": 1, "keep": 9}}
     task = task_of(tmp_path, **steps, **options)
-    whole = succeeded(task, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_after(patch, 6)
-        assert run_training(task, tmp_path / "a1").code == "INTERNAL"
-    expected = numbers_of(tmp_path / "whole")
-    for number, step in enumerate((3, 5), start=2):
-        folder = tmp_path / f"a{number}"
-        checkpoint = tmp_path / "a1" / "checkpoints" / f"step-{step:08d}"
-        record = succeeded(with_task(task, attempt=number, resume_from=str(checkpoint)), folder)
-        for key in ("loss", "steps", "tokens", "trained_tokens", "rows"):
-            assert record.summary[key] == whole.summary[key], key
-        found = numbers_of(folder)
-        assert sorted(found) == list(range(step + 1, 8))
-        assert all(found[step] == expected[step] for step in found)
-        assert output_of(folder) == output_of(tmp_path / "whole")
+    assert_resumed_is_uninterrupted(task, tmp_path, monkeypatch, after=(3, 5), last=7)
 
 
 @pytest.mark.parametrize("stage", ["rollout", "scoring", "logps", "samples", "update", "checkpoint"])
 def test_killed_at_any_stage_it_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     steps = {"duration": {"type": "steps", "max_steps": 5}, "checkpoint": {"every_steps": 2}}
     task = task_of(tmp_path, update={"num_epochs": 2}, **steps)
-    succeeded(task, tmp_path / "whole")
     places: dict[str, tuple[Any, str]] = {
         "rollout": (rollout, "_decode"),
         "scoring": (RewardProcess, "score"),
@@ -101,24 +77,8 @@ def test_killed_at_any_stage_it_goes_the_same_way(tmp_path: Path, monkeypatch: p
         "update": (GrpoMethod, "loss"),
         "checkpoint": (loop, "save_checkpoint"),
     }
-    owner, name = places[stage]
-    original, calls = getattr(owner, name), [0]
-
-    def dies(*arguments: Any, **named: Any) -> Any:
-        calls[0] += bool(find_checkpoints(tmp_path / "a1" / "checkpoints"))
-        if calls[0] > (3 if stage in ("rollout", "scoring") else 0):
-            raise KeyError("killed")
-        return original(*arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, dies)
-        assert failed(task, tmp_path / "a1").code == "INTERNAL"
-    (checkpoint,) = find_checkpoints(tmp_path / "a1" / "checkpoints")
-    succeeded(with_task(task, attempt=2, resume_from=str(checkpoint)), tmp_path / "a2")
-    expected, found = numbers_of(tmp_path / "whole"), numbers_of(tmp_path / "a2")
-    assert found
-    assert all(found[step] == expected[step] for step in found)
-    assert output_of(tmp_path / "a2") == output_of(tmp_path / "whole")
+    calls = 3 if stage in ("rollout", "scoring") else 0
+    assert_killed_is_uninterrupted(task, tmp_path, monkeypatch, places[stage], calls)
 
 
 @techniques("dapo, minibatches, epochs", "gspo lora kl", "dr_grpo kl", "rloo")

@@ -23,13 +23,13 @@ from posttrain.engine.models import load_tokenizer, own_template, stop_ids_of
 from posttrain.engine.plan import memory_plan, read_shapes
 from posttrain.engine.rewards.base import Scored, joined
 from posttrain.engine.rewards.model import Judge, RewardModels, check_judges
-from posttrain.engine.run import run_training
 from posttrain.engine.score import load_reward_model
 from posttrain.engine.spec import ModelReward
 from posttrain.engine.task import ModelInput, TrainTask
+from tests.engine.on_policy_runs import LORA, assert_resumed_is_uninterrupted, numbers_of, samples_of
 from tests.engine.pairs import make_groups, spec_of
-from tests.engine.test_grpo_runs import LORA, numbers_of, output_of, samples_of, task_of
-from tests.engine.test_run import events_of, failed, kill_after, succeeded, with_task
+from tests.engine.test_grpo_runs import task_of
+from tests.engine.test_run import events_of, failed, succeeded, with_task
 from tests.engine.tiny import make_task, pairs_of, save_base, save_dataset
 
 PART = {"type": "model", "model": "judge@1"}
@@ -173,16 +173,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
 ) -> None:
     steps = {"duration": {"type": "steps", "max_steps": 4}, "checkpoint": {"every_steps": 1, "keep": 9}}
     task = with_judge(tmp_path, judge, adapter=LORA, update={"num_epochs": 2}, **steps)
-    succeeded(task, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_after(patch, 2)
-        assert run_training(task, tmp_path / "a1").code == "INTERNAL"
-    checkpoint = tmp_path / "a1" / "checkpoints" / "step-00000001"
-    succeeded(with_task(task, attempt=2, resume_from=str(checkpoint)), tmp_path / "a2")
-    expected, found = numbers_of(tmp_path / "whole"), numbers_of(tmp_path / "a2")
-    assert sorted(found) == [2, 3, 4]
-    assert all(found[step] == expected[step] for step in found)
-    assert output_of(tmp_path / "a2") == output_of(tmp_path / "whole")
+    assert_resumed_is_uninterrupted(task, tmp_path, monkeypatch, after=(1,), last=4, killed=2)
 
 
 def copied(judge: ModelInput, folder: Path) -> ModelInput:

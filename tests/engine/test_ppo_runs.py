@@ -24,13 +24,20 @@ from posttrain.engine.methods.ppo import PpoMethod
 from posttrain.engine.rewards import RewardProcess, Scored
 from posttrain.engine.run import run_training
 from posttrain.engine.task import TrainTask
+from tests.engine.on_policy_runs import (
+    LORA,
+    assert_killed_is_uninterrupted,
+    assert_resumed_is_uninterrupted,
+    numbers_of,
+    output_of,
+    samples_of,
+)
 from tests.engine.pairs import make_experience, spec_of
-from tests.engine.test_grpo_runs import numbers_of, output_of, samples_of, stops_at
-from tests.engine.test_run import events_of, failed, kill_after, losses_of, succeeded, with_task
+from tests.engine.test_grpo_runs import stops_at
+from tests.engine.test_run import events_of, kill_after, losses_of, succeeded, with_task
 from tests.engine.tiny import make_task, prompts_of, save_base
 
 ROLLOUT = {"num_completions": 1, "max_new_tokens": 6, "batch_rows": 8}
-LORA = {"type": "lora", "rank": 4}
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "full, minibatches, fixed k3": {
         "update": {"num_minibatches": 2, "num_epochs": 2},
@@ -74,21 +81,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
     """Of rollouts of four steps: from checkpoints between two of them and in the middle of one. Values, their weights,
     the penalty's coefficient and the buffer all show in the numbers of the steps that follow."""
     task = task_of(tmp_path, **steps(10, every=1), **options)
-    whole = succeeded(task, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_after(patch, 6)
-        assert run_training(task, tmp_path / "a1").code == "INTERNAL"
-    expected = numbers_of(tmp_path / "whole")
-    for number, step in enumerate((4, 5), start=2):
-        folder = tmp_path / f"a{number}"
-        checkpoint = tmp_path / "a1" / "checkpoints" / f"step-{step:08d}"
-        record = succeeded(with_task(task, attempt=number, resume_from=str(checkpoint)), folder)
-        for key in ("loss", "steps", "tokens", "trained_tokens", "rows"):
-            assert record.summary[key] == whole.summary[key], key
-        found = numbers_of(folder)
-        assert sorted(found) == list(range(step + 1, 11))
-        assert all(found[step] == expected[step] for step in found)
-        assert output_of(folder) == output_of(tmp_path / "whole")
+    expected = assert_resumed_is_uninterrupted(task, tmp_path, monkeypatch, after=(4, 5), last=10)
     told = [values for values in expected.values() if "reward" in values]
     coefficients = {values["kl_coefficient"] for values in told}
     assert len(told) == 3
@@ -100,7 +93,6 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
 def test_killed_at_any_stage_it_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     kl = {"type": "adaptive", "target": 0.01}
     task = task_of(tmp_path, update={"num_epochs": 2}, kl=kl, adapter=LORA, **steps(5, every=2))
-    succeeded(task, tmp_path / "whole")
     places: dict[str, tuple[Any, str]] = {
         "rollout": (rollout, "_decode"),
         "scoring": (RewardProcess, "score"),
@@ -110,23 +102,7 @@ def test_killed_at_any_stage_it_goes_the_same_way(tmp_path: Path, monkeypatch: p
         "value update": (PpoMethod, "_value_loss"),
         "checkpoint": (loop, "save_checkpoint"),
     }
-    owner, name = places[stage]
-    original = getattr(owner, name)
-
-    def dies(*arguments: Any, **named: Any) -> Any:
-        if find_checkpoints(tmp_path / "a1" / "checkpoints"):
-            raise KeyError("killed")
-        return original(*arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, dies)
-        assert failed(task, tmp_path / "a1").code == "INTERNAL"
-    (checkpoint,) = find_checkpoints(tmp_path / "a1" / "checkpoints")
-    succeeded(with_task(task, attempt=2, resume_from=str(checkpoint)), tmp_path / "a2")
-    expected, found = numbers_of(tmp_path / "whole"), numbers_of(tmp_path / "a2")
-    assert found
-    assert all(found[step] == expected[step] for step in found)
-    assert output_of(tmp_path / "a2") == output_of(tmp_path / "whole")
+    assert_killed_is_uninterrupted(task, tmp_path, monkeypatch, places[stage])
 
 
 def test_a_stop_in_a_rollout_leaves_the_coefficient_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

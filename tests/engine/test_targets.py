@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from posttrain.engine import targets
 from posttrain.engine.adapters import add_lora
 from posttrain.engine.errors import SpecError
 from posttrain.engine.options import LoraAdapter
@@ -78,6 +79,7 @@ def test_a_target_is_a_name_or_the_end_of_one(target: str, is_known: bool) -> No
 def test_wrong_targets_are_told_by_place_and_not_without_end() -> None:
     assert list(wrong_targets(["q_proj", "w1", "up_proj", "w2"], LAYERS)) == [1, 3]
     assert list(wrong_targets([f"w{i}" for i in range(100_000)], LAYERS)) == list(range(10))
+    assert len(list(targets._ends(".".join(["x"] * 5000)))) == targets.MAX_PARTS, "a long one takes no long time"
     assert "\u202e" not in wrong_targets(["\u202ew"], LAYERS)[0], "nothing hostile is shown as it is"
 
 

@@ -187,6 +187,9 @@ def test_wrong_calls_can_be_left_out_and_are_counted() -> None:
     assert made.encode(decline, encoder, "e@1", 1) is not None
     (again,) = made.report("e@1")
     assert "0% of 1 rows call a tool" in again.message, "each source is counted by itself"
+    assert made.encode(bad(name="sub"), encoder, "f@1", 7) is None
+    _, left_out = made.report("f@1")
+    assert "1 rows were left out: row 7, " in left_out.message, "and its bad rows are its own"
 
 
 def test_rows_without_tools_are_trained_if_they_may_be() -> None:
@@ -213,6 +216,17 @@ def test_calls_that_stand_as_text_are_read_and_checked(gap: str) -> None:
         DataError, match=r"row 2, field .*arguments.b: must be integer.*row 3, field messages\[1\].content"
     ):
         made.report("d@1")
+
+
+def test_a_call_as_text_beside_calls_is_named_and_not_trained_unchecked() -> None:
+    made = method()
+    encoder = encoder_of(made, tiny_tokenizer(is_chat=True))
+    talk = [dict(message) for message in TALK]
+    talk[1]["content"] = '<tool_call>{"name": "no_such_tool", "arguments": {}}</tool_call>'
+    assert made.encode(Example(talk, TOOLS), encoder, "d@1", 1) is None
+    with pytest.raises(DataError) as said:
+        made.report("d@1")
+    assert "row 1, field messages[1].content: has a call as text (<tool_call>) beside tool_calls" in str(said.value)
 
 
 def test_a_template_that_drops_calls_is_an_error_and_a_call_format_the_way_out() -> None:

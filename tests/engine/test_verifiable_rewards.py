@@ -21,7 +21,8 @@ from posttrain.engine.rewards import Answer, RewardProcess, Scored
 from posttrain.engine.rewards.scoring import make, score
 from posttrain.engine.rewards.timed import TIMED, TimedJudge
 from posttrain.engine.spec import RewardPart
-from tests.engine.test_grpo_runs import numbers_of, samples_of, task_of
+from tests.engine.on_policy_runs import numbers_of, samples_of
+from tests.engine.test_grpo_runs import task_of
 from tests.engine.test_run import failed, succeeded
 from tests.engine.tiny import prompts_of
 

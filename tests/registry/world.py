@@ -32,20 +32,18 @@ from posttrain.registry.tables import (
 P = "default"
 NUM_ROWS = 240
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-POLICY = """
-name: toy
-version: 1
-metrics:
-  - suite: toy
-    metric: toy
-    min_rows: 100
-    min_clusters: 40
-    rules:
-      - {type: floor, at_least: 0.5}
-      - {type: improve, over: parent, by: 0.1, when: base}
-      - {type: noninferior, to: parent, margin: 0.1}
-      - {type: noninferior, to: champion, margin: 0.1}
-"""
+FLOOR = "{type: floor, at_least: 0.5}"
+IMPROVE = "{type: improve, over: parent, by: 0.1, when: base}"
+
+
+def policy_of(name: str, *rules: str) -> str:
+    """A policy of one metric: the suite `toy`'s."""
+    metric = "suite: toy\n    metric: toy\n    min_rows: 100\n    min_clusters: 40\n    rules:\n"
+    return f"name: {name}\nversion: 1\nmetrics:\n  - {metric}" + "".join(f"      - {rule}\n" for rule in rules)
+
+
+NO_WORSE = ("{type: noninferior, to: parent, margin: 0.1}", "{type: noninferior, to: champion, margin: 0.1}")
+POLICY = policy_of("toy", FLOOR, IMPROVE, *NO_WORSE)
 
 
 def write_model(folder: Path, value: float = 0.0, template: str = "", tensors: dict[str, Any] | None = None) -> Path:

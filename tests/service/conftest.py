@@ -108,20 +108,32 @@ def fake() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def cli(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Runs a command against the fake; gives exit code, stdout and stderr."""
-    monkeypatch.setenv("POSTTRAIN_ADDRESS", fake.address)
-    monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path / "home"))
+def call(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command; gives exit code, stdout and stderr."""
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(arguments)
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
         return code, *capsys.readouterr()
 
     return call
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> str:
+def cli(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, call: Cli, tmp_path: Path) -> Cli:
+    """Runs a command against the fake."""
+    monkeypatch.setenv("POSTTRAIN_ADDRESS", fake.address)
+    monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path / "home"))
+    return call
+
+
+@pytest.fixture
+def spec_text() -> str:
+    """What `spec` holds; a module with another spec has a fixture of this name."""
+    return SPEC
+
+
+@pytest.fixture
+def spec(tmp_path: Path, spec_text: str) -> str:
     path = tmp_path / "spec.yaml"
-    path.write_text(SPEC)
+    path.write_text(spec_text)
     return str(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,34 +15,18 @@ from posttrain.evals.rows import EvalRun, read_rows, write_rows
 from posttrain.registry.store import open_store
 from posttrain.registry.tables import GateRunRecord
 from posttrain.registry.versions import get_version
-from posttrain.service.cli import run
 from posttrain.service.cli.exits import Exit
-from tests.registry.world import NUM_ROWS, P, World
+from tests.registry.world import FLOOR, IMPROVE, NUM_ROWS, P, World, policy_of
 
-Cli = Callable[..., tuple[int, str, str]]
-POLICY = """
-name: mine
-version: 1
-metrics:
-  - suite: toy
-    metric: toy
-    min_rows: 100
-    min_clusters: 40
-    rules:
-      - {type: floor, at_least: 0.5}
-      - {type: improve, over: parent, by: 0.1, when: base}
-"""
+from .answers import Cli
+
+POLICY = policy_of("mine", FLOOR, IMPROVE)
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(call: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command without a server and without a data folder."""
     monkeypatch.delenv("POSTTRAIN_HOME", raising=False)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
     return call
 
 

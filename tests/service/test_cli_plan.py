@@ -23,10 +23,8 @@ batch: {micro_tokens: 16384, num_rows: 64}
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> str:
-    path = tmp_path / "spec.yaml"
-    path.write_text(SPEC)
-    return str(path)
+def spec_text() -> str:
+    return SPEC
 
 
 def test_a_table_and_a_record_say_the_same(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

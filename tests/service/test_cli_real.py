@@ -13,9 +13,9 @@ import pytest
 from posttrain.service.cli import run
 from posttrain.service.cli.exits import Exit
 
+from .answers import Cli
 from .serving import Server
 
-Cli = Callable[..., tuple[int, str, str]]
 SPEC = """\
 kind: sft
 display_name: steps=3
@@ -28,22 +28,16 @@ then: {type: gate, suites: [sums], policy: tiny}
 
 
 @pytest.fixture
-def cli(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(home: Path, monkeypatch: pytest.MonkeyPatch, call: Cli) -> Cli:
+    """Runs a command against the server of `home`."""
     monkeypatch.delenv("POSTTRAIN_ADDRESS", raising=False)
     monkeypatch.setenv("POSTTRAIN_HOME", str(home))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(arguments)
-        return code, *capsys.readouterr()
-
     return call
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> str:
-    path = tmp_path / "spec.yaml"
-    path.write_text(SPEC)
-    return str(path)
+def spec_text() -> str:
+    return SPEC
 
 
 def records(out: str) -> list[dict[str, Any]]:
