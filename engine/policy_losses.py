@@ -15,6 +15,7 @@ from torch import Tensor
 from posttrain.engine.ops import sum_by_sequence
 
 STD_EPSILON = 1e-4  # TRL's
+MAX_LOG_RATIO = 80.0  # e^88 is infinite in float32
 
 Baseline = Literal["standardised", "mean", "leave_one_out"]
 
@@ -48,6 +49,16 @@ def sequence_log_ratio(log_ratio_N: Tensor, sequences_N: Tensor, num_sequences: 
     if is_mean:
         sums_S = sums_S / sum_by_sequence(torch.ones_like(log_ratio_N), sequences_N, num_sequences).clamp(min=1)
     return sums_S[sequences_N]
+
+
+def ratio_of(log_ratio_N: Tensor, advantages_N: Tensor, has_dual_clip: bool = False) -> Tensor:
+    """exp(log_ratio), held at e^80 where the clipped term is the smaller one in any case, so that neither loss nor
+    gradient depends on it: an infinite ratio there (a product over a long completion) would have a gradient of 0 * inf.
+    Where a bad token's loss has no bound it stays infinite, which ends the job by name; [N]."""
+    has_bound_N = advantages_N >= 0
+    if has_dual_clip:
+        has_bound_N = torch.ones_like(has_bound_N)
+    return torch.where(has_bound_N, log_ratio_N.clamp(max=MAX_LOG_RATIO), log_ratio_N).exp()
 
 
 def clipped_policy_loss(ratio_N: Tensor, advantages_N: Tensor, clip_low: float, clip_high: float) -> Tensor:

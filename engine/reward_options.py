@@ -12,7 +12,7 @@ from posttrain.engine.options import Count, Option, Ref
 class RewardOptions(Option):
     """Base of the parts of a reward."""
 
-    weight: Annotated[float, Field(allow_inf_nan=False)] = Field(default=1.0, description="of this part in the sum")
+    weight: Annotated[float, Field(ge=-1e9, le=1e9)] = Field(default=1.0, description="of this part in the sum")
 
 
 class CheckerReward(RewardOptions):

@@ -25,8 +25,9 @@ _OPEN, _CLOSE = "([{", ")]}"
 def math(answer: str, target: Target) -> Judgement:
     """Right if the answer's result equals `answer` of the target as mathematics: 1/2 is 0.5 and \\frac{1}{2}.
 
-    The result is what math-verify takes for it: the last \\boxed{}, else the last formula or number. Of a long answer
-    the last MAX_READ characters are read. A decimal fraction that stands for an exact number is compared to six places.
+    The result is what math-verify takes for it: the last \\boxed{}, what follows "answer is", else the last formula or
+    number. Of a long answer the last MAX_READ characters are read. A decimal fraction that stands for an exact number
+    is compared to six places.
 
     Raises:
         UncheckableError: the target is no mathematics. ModuleNotFoundError: the extra is not installed.

@@ -111,7 +111,7 @@ class GrpoMethod(PolicyUpdateBase[GrpoSpec]):
             log_ratio_N = pl.sequence_log_ratio(
                 log_ratio_N, batch.sequences_N, batch.num_sequences, is_mean=isinstance(options, GspoLoss)
             )
-        ratio_N = log_ratio_N.exp()
+        ratio_N = pl.ratio_of(log_ratio_N, advantages_N)
         loss_N = pl.clipped_policy_loss(ratio_N, advantages_N, options.clip_low, options.clip_high)
         loss_N = self._corrected(loss_N, old_N, sampled_N)
         lengths_N = pl.lengths_of(batch.sequences_N, batch.num_sequences)
@@ -120,7 +120,7 @@ class GrpoMethod(PolicyUpdateBase[GrpoSpec]):
         if spec.beta:
             kl_N = pl.k3(logp_N, values_of(batch, "reference"))
             if spec.kl_correction:
-                kl_N = kl_N * ratio_N
+                kl_N = kl_N * log_ratio_N.exp()
             loss_N = loss_N + spec.beta * kl_N
             metrics["kl"] = float(kl_N.detach().sum()) / window.num_targets
         clipped_N = pl.is_clipped(ratio_N.detach(), advantages_N, options.clip_low, options.clip_high).float()

@@ -148,7 +148,7 @@ class PpoMethod(PolicyUpdateBase[PpoSpec]):
         logp_N, *entropy = policy_numbers(batch, models.policy, self._spec.rollout.temperature, numbers)
         old_N, advantages_N = values_of(batch, "old"), values_of(batch, "advantages")
         sampled_N = values_of(batch, "sampled")
-        ratio_N = (logp_N - old_N).exp()
+        ratio_N = pl.ratio_of(logp_N - old_N, advantages_N, options.dual_clip > 0)
         loss_N = pl.clipped_policy_loss(ratio_N, advantages_N, options.clip_low, options.clip_high)
         clipped_N = pl.is_clipped(ratio_N.detach(), advantages_N, options.clip_low, options.clip_high)
         means = {"clip_fraction": clipped_N, "approx_kl": pl.k3(old_N, logp_N.detach())}

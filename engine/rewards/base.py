@@ -30,6 +30,15 @@ class Answer:
 
 Reward = Callable[[Answer], float]
 
+MAX_VALUE = 1e9  # of a part, as of a weight: squares of what they make together fit into float32
+
+
+def problem_of(value: float) -> str:
+    """Why a number is no value of a part; empty if it is one."""
+    if not math.isfinite(value):
+        return f"is {value}"
+    return f"is {value:g}, beyond {MAX_VALUE:g}" if abs(value) > MAX_VALUE else ""
+
 
 @dataclass(frozen=True)
 class Scored:

@@ -12,7 +12,6 @@ Shape suffix: S sequences.
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from posttrain.engine.data.packing import collate, split_in_parts
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.errors import CancelledError, SpecError
 from posttrain.engine.models import Dtype, load_tokenizer, own_template, resolve_dtype, stop_ids_of
-from posttrain.engine.rewards.base import Scored, names_of
+from posttrain.engine.rewards.base import Scored, names_of, problem_of
 from posttrain.engine.score import RewardModel, check_reward_model, load_reward_model, sequence_scores
 from posttrain.engine.spec import ModelReward, RewardOptions
 from posttrain.engine.task import ModelInput
@@ -103,7 +102,7 @@ def _scores(
             score_S = sequence_scores(collate(micro, judge.model.device), judge.model).tolist()
         owners = [owner for row in micro for owner in places[id(row)]]
         for (place, index), score in zip(owners, score_S, strict=True):
-            yield place, index, score if math.isfinite(score) else f"is {score}"
+            yield place, index, problem_of(score) or score
 
 
 def _pieces(

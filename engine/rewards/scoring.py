@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +14,7 @@ from pydantic import TypeAdapter
 
 from posttrain.engine.data.patterns import UncheckableError
 from posttrain.engine.errors import SpecError
-from posttrain.engine.rewards.base import Answer, Reward, Scored, names_of
+from posttrain.engine.rewards.base import Answer, Reward, Scored, names_of, problem_of
 from posttrain.engine.rewards.functions import function_of
 from posttrain.engine.rewards.verifiable import reward_of
 from posttrain.engine.spec import ModelReward, PythonReward, RewardOptions, RewardPart
@@ -46,7 +44,7 @@ def make(options: Sequence[RewardOptions]) -> list[tuple[str, Reward]]:
 
 
 def score(answer: Answer, parts: Sequence[tuple[str, Reward]]) -> Scored:
-    """All parts; the first that raises or is not finite is the failure."""
+    """All parts; the first that raises, or is not finite or too large, is the failure."""
     found: dict[str, float] = {}
     for name, reward in parts:
         try:
@@ -54,8 +52,9 @@ def score(answer: Answer, parts: Sequence[tuple[str, Reward]]) -> Scored:
         except Exception as error:  # whatever a reward raises is told with its answer, and counted
             reason = f"{name}: {type(error).__name__}: {error}"
             return Scored(found, reason[:MAX_FAILURE])
-        if not math.isfinite(value):
-            return Scored(found, f"{name}: is {value}")
+        problem = problem_of(value)
+        if problem:
+            return Scored(found, f"{name}: {problem}")
         found[name] = value
     return Scored(found)
 
@@ -74,9 +73,11 @@ def import_functions(options: Sequence[RewardOptions]) -> str:
 def main() -> None:
     """First line: the parts and the limits in seconds; answered by why they cannot be used, if they cannot. Then an
     answer a line, and for each a line with its score."""
-    output = os.dup(1)
+    output, own = os.dup(1), os.getpid()
     os.dup2(2, 1)  # what a reward prints is no score
-    lines = sys.stdin.buffer
+    lines = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)  # what a reward reads is no answer
     head = json.loads(lines.readline())
     options = PARTS.validate_python(head["parts"])
     parts = make(options)
@@ -93,7 +94,11 @@ def main() -> None:
     for line in lines:
         signal.setitimer(signal.ITIMER_REAL, head["timeout_s"])
         signal.setitimer(signal.ITIMER_PROF, head["cpu_s"])
-        _say(output, asdict(score(Answer(**json.loads(line)), parts)))
+        answer = json.loads(line)
+        number, scored = answer.pop("number"), score(Answer(**answer), parts)
+        if os.getpid() != own:
+            os._exit(0)  # a copy that a reward made of the process: the original answers
+        _say(output, {"number": number, **asdict(scored)})
 
 
 def _say(output: int, what: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ def odd(prompt, completion, target):
     if completion == "raise": raise KeyError(prompt)
     if completion == "exit": sys.exit(3)
     if completion == "hang": time.sleep(60)
+    if completion == "read": return float(len(sys.stdin.read()))
+    if completion == "write": os.write(3, b'{"parts": {"python": 9.0}, "failure": ""}\\n')
+    if completion == "babble": os.write(3, b"hello\\n")
+    if completion == "fork": os.fork()
+    if completion.startswith("keep") and os.fork() == 0:
+        time.sleep(600)
+    if completion == "keep and hang": time.sleep(60)
+    if completion == "keep and exit": os._exit(4)
     if completion == "without a timer":
         signal.setitimer(signal.ITIMER_REAL, 0)
         time.sleep(60)
@@ -71,10 +80,14 @@ def test_a_function_gets_prompt_completion_and_target(module: Path) -> None:
 
 def test_a_function_that_misbehaves_costs_its_own_answer_only(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.5)
-    with RewardProcess(parts_of("my_rewards:odd"), timeout_s=0.5) as rewards:
-        found = {text: rewards.score(replace(ANSWER, text=text)).failure for text in (
-            "fine", "raise", "nan", "none", "text", "list", "exit", "hang", "without a timer", "still fine",
-        )}  # fmt: skip
+    found = dict[str, str]()
+    for timeout_s, texts in (
+        (60.0, ("fine", "raise", "nan", "none", "text", "list", "exit")),  # a busy machine may take its time to exit
+        (0.5, ("hang", "without a timer")),
+        (60.0, ("still fine",)),
+    ):
+        with RewardProcess(parts_of("my_rewards:odd"), timeout_s=timeout_s) as rewards:
+            found |= {text: rewards.score(replace(ANSWER, text=text)).failure for text in texts}
     assert found == {
         "fine": "",
         "raise": r"python: KeyError: '<|im_start|>user\nq'",
@@ -87,6 +100,46 @@ def test_a_function_that_misbehaves_costs_its_own_answer_only(module: Path, monk
         "without a timer": "no reward within 0.5 s",
         "still fine": "",
     }
+
+
+def test_a_function_that_starts_processes_or_writes_scores_changes_no_other_answers_reward(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of the process do not answer, what is no answer to the question is none, and nobody waits for a pipe that
+    a child of the process keeps open."""
+    monkeypatch.setattr(process, "GRACE_S", 0.5)
+    before, groups = time.monotonic(), list[int]()
+
+    def ask(text: str) -> Scored:
+        groups.extend([rewards._process.pid] if rewards._process is not None else [])
+        return rewards.score(replace(ANSWER, text=text))
+
+    with RewardProcess(parts_of("my_rewards:share", "my_rewards:odd"), timeout_s=40.0) as rewards:
+        for text in ("fork", "keep", "read"):
+            assert not ask(text).failure, text
+            assert ask("e").parts["python"] == 1.0
+            assert ask("ea").parts["python"] == 0.5
+        for text in ("write", "babble"):
+            assert ask(text).failure == "the reward's process wrote what is no score of this answer"
+            assert ask("ea") == Scored({"python": 0.5, "python_2": 2.0})
+        assert ask("keep and exit").failure == "the reward's process ended with 4"
+    with RewardProcess(parts_of("my_rewards:odd"), timeout_s=0.5) as rewards:
+        assert ask("keep and hang").failure == "no reward within 0.5 s"
+    assert time.monotonic() - before < 300, "children sleep for 600 s"
+    assert len(set(groups)) == 4
+    while {group for group, state in groups_and_states() if state != "Z"} & set(groups):
+        assert time.monotonic() - before < 300, "of what a function has started something goes on"
+        time.sleep(0.05)
+
+
+def groups_and_states() -> list[tuple[int, str]]:
+    """Of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            found.append((int(group), state))
+    return found
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,33 @@ def test_dual_clip_by_hand(ratio: float, advantage: float, loss: float, gradient
 
 
 @pytest.mark.parametrize(
+    ("log_ratio", "advantage", "dual_clip", "loss", "gradient"),
+    [
+        (100.0, 2.0, 0.0, -2.6, 0.0),  # e^100 is infinite, and held at 1.3
+        (100.0, 0.0, 0.0, 0.0, 0.0),
+        (100.0, -2.0, 3.0, 6.0, 0.0),  # held at 3 times the advantage
+        (100.0, -2.0, 0.0, math.inf, -math.inf),  # no bound: told, not hidden
+        (-200.0, -2.0, 0.0, 1.6, 0.0),
+        (-200.0, 2.0, 0.0, 0.0, 0.0),
+        (0.1, 2.0, 0.0, -2 * math.exp(0.1), -2 * math.exp(0.1)),
+        (1.0, -2.0, 0.0, 2 * math.e, 2 * math.e),
+    ],
+)
+def test_a_ratio_beyond_float32_by_hand(
+    log_ratio: float, advantage: float, dual_clip: float, loss: float, gradient: float
+) -> None:
+    log_ratio_N, advantages_N = torch.tensor([log_ratio], requires_grad=True), torch.tensor([advantage])
+    ratio_N = pl.ratio_of(log_ratio_N, advantages_N, dual_clip > 0)
+    found = pl.clipped_policy_loss(ratio_N, advantages_N, 0.2, 0.3)
+    if dual_clip:
+        found = pl.dual_clipped(found, advantages_N, dual_clip)
+    found.sum().backward()
+    assert found.item() == pytest.approx(loss)
+    assert log_ratio_N.grad is not None
+    assert abs(log_ratio_N.grad.item()) == pytest.approx(abs(gradient))
+
+
+@pytest.mark.parametrize(
     ("value", "old", "target", "loss", "gradient", "clipped"),
     [
         (1.1, 1.0, 2.0, 0.405, -0.9, False),  # .9^2 / 2

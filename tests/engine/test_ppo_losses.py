@@ -8,6 +8,7 @@ and values are moved at random, so that ratios and values leave their ranges on 
 from __future__ import annotations
 
 import copy
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -94,6 +95,16 @@ def moved(one: Trained, target: Values, source: Values, scale: float, generator:
 
 def number(value: Tensor) -> float:
     return float(value.detach())
+
+
+def logps_of(model: LanguageModel, groups: Sequence[Experience]) -> list[list[float]]:
+    """Of each completion's tokens."""
+    found = []
+    ids = [branch.ids for group in groups for branch in group.branches]
+    for tokens, states in zip(ids, padded_hidden(model, groups), strict=True):
+        rows = [torch.log_softmax(model.logits(state[None])[0] / TEMPERATURE, dim=-1) for state in states]
+        found.append([number(row[token]) for row, token in zip(rows, tokens, strict=True)])
+    return found
 
 
 def slow_losses(models: Models, groups: Sequence[Experience]) -> tuple[Tensor, Tensor]:
@@ -191,6 +202,79 @@ def test_losses_and_gradients_equal_slow_loops_from_the_papers(kind: str) -> Non
     expected = gradients(models, slow_policy, slow_value)
     assert {name.startswith("v:") for name in expected} == {True, False}
     assert_same(found, expected, 5e-5)
+
+
+@torch.no_grad()
+def test_what_is_told_of_a_step_equals_a_slow_loop() -> None:
+    """A mean over its tokens each: how often which bound holds, and the divergence of the rollout's policy from the one
+    that is trained, r - 1 - log r where the former has sampled."""
+    models = make_models("lora")
+    groups, value = random_values(models), models.value
+    assert value is not None
+    batch = method_of(ppo_spec()).collate(groups, torch.device("cpu"))
+    with value.in_use():
+        values = value.values(batch).tolist()
+    told = [dict[str, float]() for _ in values]
+    flat = [(one, t) for group in groups for one in group.trained for t in range(len(one.old))]
+    logps = [logp for each in logps_of(models.policy, groups) for logp in each]
+    for at, (one, t), logp, now in zip(told, flat, logps, values, strict=True):
+        advantage, old, target, log_ratio = one.advantages[t], one.values[t], one.returns[t], logp - one.old[t]
+        ratio = math.exp(log_ratio)
+        at["approx_kl"] = ratio - 1 - log_ratio
+        at["clip_fraction"] = (ratio > 1.3 and advantage > 0) or (ratio < 0.8 and advantage < 0)
+        at["dual_clip_fraction"] = ratio > 1.5 and advantage < 0
+        held = max(old - 0.3, min(old + 0.3, now))
+        at["value_clip_fraction"] = (held - target) ** 2 > (now - target) ** 2
+        at["logp_difference"] = abs(one.old[t] - one.sampled[t])
+        at["logp_difference_share"] = at["logp_difference"] > 0.1
+    whole, window = our_metrics(models, groups)
+    assert window == len(told)
+    for name in told[0]:
+        expected = sum(at[name] for at in told) / len(told)
+        assert expected > 0.02, f"{name}: nothing would be compared"
+        assert whole[name] == pytest.approx(expected, rel=1e-4), name
+
+
+def our_metrics(models: Models, groups: Sequence[Experience]) -> tuple[dict[str, float], int]:
+    """Those of a step in one pass, and its tokens."""
+    method, metrics = method_of(ppo_spec()), dict[str, float]()
+    window = method.window(groups, models)
+    for _, found in method.losses(method.collate(groups, torch.device("cpu")), models, window):
+        metrics |= found
+    return metrics, window.num_targets
+
+
+@torch.no_grad()
+def test_a_tokens_loss_weighs_what_the_trainer_says_of_it_by_what_the_rollout_said() -> None:
+    """min(trainer's / rollout's probability, cap) times the policy's part; the entropy's is not weighed."""
+    models, cap = make_models("lora"), 1.02
+    groups = random_values(models)
+    plain = {"clip_low": 0.2, "clip_high": 0.3}
+    found = [
+        number(our_loss(models, groups, ppo_spec(loss={**plain, "entropy_weight": weight}, update=update)))
+        for weight, update in (
+            (0.0, {"truncated_importance": cap}),
+            (0.5, {"truncated_importance": cap}),
+            (0.5, {}),
+            (0, {}),
+        )
+    ]
+    expected, flat = 0.0, [(one, t) for group in groups for one in group.trained for t in range(len(one.old))]
+    weights = list[float]()
+    for (one, t), logp in zip(flat, [logp for each in logps_of(models.policy, groups) for logp in each], strict=True):
+        ratio, advantage = math.exp(logp - one.old[t]), one.advantages[t]
+        weights.append(min(math.exp(one.old[t] - one.sampled[t]), cap))
+        expected -= weights[-1] * min(ratio * advantage, max(0.8, min(1.3, ratio)) * advantage) / len(flat)
+    assert cap in weights
+    assert min(weights) < 0.9
+    assert found[0] == pytest.approx(expected, rel=1e-4)
+    assert found[0] != pytest.approx(found[3], rel=1e-3)
+    assert found[1] - found[0] == pytest.approx(found[2] - found[3], rel=1e-4)
+
+
+def our_loss(models: Models, groups: Sequence[Experience], spec: PpoSpec) -> Tensor:
+    method = method_of(spec)
+    return method.loss(method.collate(groups, torch.device("cpu")), models, method.window(groups, models))[0]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("lora", "llama"), ("full", "gemma2")])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from posttrain.engine.checkers import judge
 from posttrain.engine.errors import SpecError
@@ -37,7 +37,7 @@ def odd(answer):
         while True: pass
     if answer.text == "die": os._exit(3)
     if answer.text == "grow": bytes(5 * 2**30)
-    return {"nan": math.nan, "inf": math.inf, "text": "x"}.get(answer.text, 1.0)
+    return {"nan": math.nan, "inf": math.inf, "huge": -1e200, "text": "x"}.get(answer.text, 1.0)
 scoring.reward_of = lambda option: odd
 scoring.main()
 """
@@ -83,7 +83,7 @@ def test_a_reward_that_misbehaves_costs_its_own_answer_only() -> None:
     command = [sys.executable, "-c", ODD]
     with RewardProcess(options, timeout_s=0.5, command=command) as rewards:
         found = {text: rewards.score(replace(RIGHT, text=text)) for text in (
-            "fine", "raise", "nan", "inf", "text", "hang", "after hang", "spin", "die", "after die", "grow",
+            "fine", "raise", "nan", "inf", "huge", "text", "hang", "after hang", "spin", "die", "after die", "grow",
             "\ud800\n\x00",
         )}  # fmt: skip
     assert {text for text, scored in found.items() if not scored.failure} == {
@@ -92,6 +92,7 @@ def test_a_reward_that_misbehaves_costs_its_own_answer_only() -> None:
     assert found["raise"].failure == "checker: ZeroDivisionError: by raise"
     assert found["nan"].failure == "checker: is nan"
     assert found["inf"].failure == "checker: is inf"
+    assert found["huge"].failure == "checker: is -1e+200, beyond 1e+09", "no mean or variance can be had of it"
     assert found["text"].failure.startswith("checker: ValueError")
     assert found["grow"].failure.startswith("checker: MemoryError"), "it takes no other process's memory"
     assert found["hang"].failure == found["spin"].failure == "no reward within 0.5 s"
@@ -150,6 +151,12 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("weight", [1.1e9, -1.1e9, math.inf, math.nan])
+def test_a_weight_whose_sum_could_overflow_is_refused(weight: float) -> None:
+    with pytest.raises(ValidationError, match="weight"):
+        parts_of({"type": "checker", "weight": weight})
 
 
 def test_a_part_that_cannot_be_made_is_named() -> None:
