@@ -30,14 +30,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return find_checkpoints(folder / CHECKPOINTS_FOLDER)
 
 
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def newest_checkpoint(folders: list[Path], spec_sha256: str) -> str:
     """The furthest sound checkpoint of a job's attempts (oldest attempt first), or an empty text. Reads whole files."""
-    found = [(path.name, index, path) for index, folder in enumerate(folders) for path in checkpoints(folder)]
-    for name, _, path in sorted(found, reverse=True):
+    found = [(_step_of(path), index, path) for index, folder in enumerate(folders) for path in checkpoints(folder)]
+    for _, _, path in sorted(found, reverse=True):
         try:
             return str(read_checkpoint(path, spec_sha256).folder)
         except CheckpointError as error:
-            log.warning("checkpoint skipped", extra={"checkpoint": name, "error": str(error)})
+            log.warning("checkpoint skipped", extra={"checkpoint": path.name, "error": str(error)})
     return ""
 
 
@@ -52,7 +56,7 @@ def progress_of(folder: Path, is_training: bool) -> float:
     """How far an attempt came, as a number that only grows: the newest checkpoint's step, or bytes of rows."""
     if is_training:
         found = checkpoints(folder)
-        return float(found[0].name.removeprefix("step-")) if found else 0.0
+        return float(_step_of(found[0])) if found else 0.0
     rows = folder / OUTPUT_FOLDER / ROWS_FILE
     return float(rows.stat().st_size) if rows.is_file() else 0.0
 
@@ -91,9 +95,9 @@ def fold_progress(progress: dict[str, object], events: list[AnyEvent]) -> dict[s
     return now
 
 
-def read_log(folder: Path, offset: int, size: int, tail: bool) -> tuple[list[str], int]:
+def read_log(folder: Path, offset: int, size: int, tail: bool, is_over: bool) -> tuple[list[str], int]:
     """At most `size` complete lines of the attempt's log from byte `offset` on, or before its end; and the offset
-    after them.
+    after them. Of an attempt that `is_over` the last line counts too if it has no end: its worker was killed in it.
 
     A line is cut at 4 KiB and never more than 256 KiB are read, whatever a worker wrote.
     """
@@ -112,6 +116,8 @@ def read_log(folder: Path, offset: int, size: int, tail: bool) -> tuple[list[str
     complete = block.rfind(b"\n") + 1
     if not complete and len(block) == LOG_BLOCK_BYTES:
         complete = len(block)  # one endless line: hand it out in pieces
+    if is_over and offset + len(block) >= end:
+        complete = len(block)  # nothing will end its last line any more
     lines = block[:complete].splitlines(keepends=True)
     if tail:
         skipped = lines[:-size] if size < len(lines) else []

@@ -95,19 +95,19 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
         size = names.page_size(request.page_size, _LOG_LINES)
         number, offset = _log_place(request.page_token)
 
-        def find(tx: Transaction) -> tuple[int, Path | None]:
+        def find(tx: Transaction) -> tuple[int, Path | None, bool]:
             job = tx.get_job(project, job_id)
             wanted = request.attempt or number or job.attempt
             if not wanted:
-                return 0, None
-            number_found = tx.get_attempt(job.id, wanted).number
-            return wanted, lifecycle.attempt_folder(self._core.home, job.id, number_found)
+                return 0, None, False
+            found = tx.get_attempt(job.id, wanted)
+            return wanted, lifecycle.attempt_folder(self._core.home, job.id, found.number), found.state == "ENDED"
 
-        attempt, folder = await self._core.read(find)
+        attempt, folder, is_over = await self._core.read(find)
         if folder is None:
             return jobs_pb2.ListJobLogsResponse(next_page_token="0:0")
         tail = request.tail and not request.page_token
-        lines, after = await self._core.thread(attempts.read_log, folder, offset, size, tail)
+        lines, after = await self._core.thread(attempts.read_log, folder, offset, size, tail, is_over)
         return jobs_pb2.ListJobLogsResponse(lines=lines, next_page_token=f"{attempt}:{after}")
 
 
