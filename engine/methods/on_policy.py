@@ -13,7 +13,7 @@ import math
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from posttrain.engine.data.packing import Batch, collate, split
 from posttrain.engine.data.prompts import NO_CHECKER
 from posttrain.engine.data.template import ChatTemplate
 from posttrain.engine.environments.episodes import ToolEpisodes, with_tools
+from posttrain.engine.environments.report import tool_numbers, turns_of
 from posttrain.engine.environments.speech import calls_of
 from posttrain.engine.environments.tools import Toolbox
 from posttrain.engine.errors import CancelledError, DataError, RewardError
@@ -351,24 +352,12 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
                         "answer": self._text(one.completion.final_ids),
                         "num_tokens": one.completion.num_sampled,
                         "stop_reason": one.completion.stop_reason,
-                        **({"turns": self._turns(one.completion)} if one.completion.turns else {}),
+                        **({"turns": turns_of(one.completion, self._tokenizer)} if one.completion.turns else {}),
                         "parts": one.scored.parts,
                         **(failure if one.scored.failure else {"reward": one.reward}),
                     }
                 )
         return samples
-
-    def _turns(self, completion: Completion) -> list[dict[str, Any]]:
-        """What the model wrote in each turn, special tokens included, and what tools answered."""
-        return [
-            {
-                "text": self._tokenizer.decode(
-                    list(completion.token_ids[turn.start : turn.end]), clean_up_tokenization_spaces=False
-                ),
-                "results": [asdict(result) for result in turn.results],
-            }
-            for turn in completion.turns
-        ]
 
     def _question(self, row: PromptRow) -> str:
         """What the model read, special tokens included."""
@@ -385,21 +374,6 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
         if about not in self._told:
             self._told.add(about)
             self._notes.append(Note(level="warning", message=text))
-
-
-def tool_numbers(completions: Sequence[Completion]) -> Metrics:
-    """Turns and calls of a completion, and of the calls that ran the share that was answered by an error. A call that
-    cannot be read counts among them, and by itself."""
-    results = [result for completion in completions for result in completion.results]
-    metrics = {
-        "turns": fmean(max(len(completion.turns), 1) for completion in completions),
-        "tool_calls": len(results) / len(completions),
-        "tool_tokens": fmean(len(completion.token_ids) - completion.num_sampled for completion in completions),
-    }
-    if results:
-        metrics["tool_error_share"] = fmean(result.is_error for result in results)
-        metrics["malformed_call_share"] = fmean(result.is_malformed for result in results)
-    return metrics
 
 
 def stream_of(seed: int, number: tuple[int, int], place: int, completion: int) -> int:

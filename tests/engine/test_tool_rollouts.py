@@ -18,11 +18,12 @@ from posttrain.engine.data.encoded import Branch, PromptRow
 from posttrain.engine.data.examples import PromptExample
 from posttrain.engine.data.packing import collate
 from posttrain.engine.environments.episodes import ToolEpisodes, with_tools
+from posttrain.engine.environments.report import tool_numbers
 from posttrain.engine.environments.speech import calls_of
 from posttrain.engine.environments.tools import Toolbox
 from posttrain.engine.errors import DataError, SpecError
 from posttrain.engine.experience import Experience, Trained
-from posttrain.engine.methods.on_policy import policy_logps, tool_numbers
+from posttrain.engine.methods.on_policy import policy_logps
 from posttrain.engine.models import LanguageModel, own_template
 from posttrain.engine.policy_options import ToolEnvironment
 from posttrain.engine.rollout import Completion, GenerationSettings, ToolResult, Turn, generate_groups, sampling

@@ -103,7 +103,7 @@ def test_resumed_in_a_rollout_equals_uninterrupted(tmp_path: Path, monkeypatch: 
     assert told["tool_calls"] > 0
     assert 0 < told["tool_error_share"] < 1
     assert told["malformed_call_share"] == 0
-    assert told["tool_tokens"] > 20
+    assert told["tool_tokens"] > 10
     assert all(values["logp_difference"] < 1e-5 for values in expected.values())
     with monkeypatch.context() as patch:
         kill_after(patch, 3)
@@ -160,6 +160,7 @@ def encoded(method: OnPolicyMethodBase[Any], count: int) -> list[Any]:
     ]
 
 
+@torch.no_grad()
 def test_ppo_steps_over_what_tools_wrote() -> None:
     """The state after a call's last token is the one in which the next turn's first token is chosen: advantages by the
     paper's sum over the model's own tokens (arXiv:1506.02438 eq. 16), values and log-probabilities by the model's own
@@ -177,12 +178,11 @@ def test_ppo_steps_over_what_tools_wrote() -> None:
     value = models.value
     assert value is not None
     groups = made.groups
-    with torch.no_grad():
-        policy = padded_hidden(models.policy, groups)
-        with models.reference() as reference:
-            base = padded_hidden(reference, groups)
-        with value.in_use():
-            states = padded_hidden(value.model, groups)
+    policy = padded_hidden(models.policy, groups)
+    with models.reference() as reference:
+        base = padded_hidden(reference, groups)
+    with value.in_use():
+        states = padded_hidden(value.model, groups)
     branches = [branch for group in groups for branch in group.branches]
     trained = [one for group in groups for one in group.trained]
     scores = [sample["reward"] for sample in made.samples]
@@ -254,7 +254,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) 
 def test_python_needs_the_servers_word(tmp_path: Path) -> None:
     environment = {**TOOLS, "tools": ["python"]}
     record = failed(task_of(tmp_path, "grpo", environment=environment), tmp_path / "a1")
-    assert record.code == "SPEC_INVALID"
+    assert record.code == "BAD_SPEC"
     assert "does not let models run Python" in record.message
     assert "--python-tool" in record.hint
 

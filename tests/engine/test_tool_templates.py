@@ -87,32 +87,33 @@ START, STOP, ASKS = (
 )
 
 
+def loop(turn: str) -> str:
+    return "{% for m in messages %}" + turn + "{% endfor %}" + ASKS
+
+
 def test_templates_that_cannot_are_refused_by_name() -> None:
-    loop = "{%% for m in messages %%}%s{%% endfor %%}" + ASKS
-    assert "in none of the formats that are read (hermes, llama3, openai)" in refusal_of(
-        loop % (START + BODY.replace("tool_call>", "my_call>") + STOP)
-    )
-    assert "does not show what a tool answers" in refusal_of(
-        loop % ("{% if m.role != 'tool' %}" + START + BODY + STOP + "{% endif %}")
-    )
+    foreign = loop(START + BODY.replace("tool_call>", "my_call>") + STOP)
+    assert "in none of the formats that are read (hermes, llama3, openai)" in refusal_of(foreign)
+    hides = loop("{% if m.role != 'tool' %}" + START + BODY + STOP + "{% endif %}")
+    assert "does not show what a tool answers" in refusal_of(hides)
     moves = "{% if messages[-1].role == 'tool' %}<|im_start|>tools ran\n<|im_end|>{% endif %}"
-    assert "changes what stands before a tool's answer" in refusal_of(moves + loop % (START + BODY + STOP))
-    assert "without any of" in refusal_of(loop % (START + BODY + "\n"))
-    thinks = loop % (START + "{% if m.role == 'assistant' and loop.last %}(thought){% endif %}" + BODY + STOP)
-    assert "tools cannot run with this chat template" in refusal_of(thinks)
+    assert "changes what stands before a tool's answer" in refusal_of(moves + loop(START + BODY + STOP))
+    assert "without any of" in refusal_of(loop(START + BODY + "\n"))
+    thinks = loop(START + "{% if m.role == 'assistant' and not loop.last %}<|im_start|>{% endif %}" + BODY + STOP)
+    assert "changes what stands before a tool's answer" in refusal_of(thinks)
     refuses = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
-    assert "no tools" in refusal_of(refuses + loop % (START + BODY + STOP))
+    assert "no tools" in refusal_of(refuses + loop(START + BODY + STOP))
 
 
 def test_one_call_at_a_time_if_the_template_takes_no_more() -> None:
     single = "{% if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}"
-    text = "{% for m in messages %}" + single + START + BODY + STOP + "{% endfor %}" + ASKS
+    text = loop(single + START + BODY + STOP)
     tokenizer = tiny_tokenizer(is_chat=True)
     encoder = Encoder(tokenizer, ChatTemplate(text), [tokenizer.convert_tokens_to_ids("<|im_end|>")])
     assert calls_of(encoder, tokenizer) == ("hermes", False)
 
 
-READABLE = ("chatml", "qwen")
+READABLE = ("llama3", "qwen")
 
 
 @pytest.mark.parametrize("name", STYLES)
