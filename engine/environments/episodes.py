@@ -20,7 +20,7 @@ from posttrain.engine.environments.speech import CallSpeech
 from posttrain.engine.environments.tools import ARGUMENT, SCHEMAS, TABLE, Toolbox, ToolError, printable
 from posttrain.engine.errors import DataError, TemplateError
 from posttrain.engine.policy_options import ToolEnvironment
-from posttrain.engine.rollout import Episode, Reply, ToolResult
+from posttrain.engine.rollout import Reply, ToolResult
 
 MAX_CALLS = 8  # of a turn
 MAX_THREADS = 4
@@ -52,6 +52,16 @@ def with_tools(example: PromptExample, options: ToolEnvironment, name: str) -> P
     return example if example.tools else replace(example, tools=[SCHEMAS[tool] for tool in usable])
 
 
+@dataclass
+class ToolEpisode:
+    """One completion: the conversation so far, in which the model's turns are bare calls."""
+
+    name: str
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    table: Mapping[str, Any] = field(default_factory=dict)
+
+
 class ToolEpisodes:
     """The environment of some prompts (`rollout.Environment`). `rows` were encoded with their talk.
 
@@ -79,36 +89,81 @@ class ToolEpisodes:
         row = self._rows[prompt]
         talk = json.loads(row.talk)
         table = json.loads(row.target).get(TABLE, {})
-        return ToolEpisode(self, row.name, talk["messages"], talk["tools"], table)
+        return ToolEpisode(row.name, talk["messages"], talk["tools"], table)
 
-    def replies(self, asked: Sequence[tuple[Episode, Sequence[int], bool]]) -> list[Reply]:
-        if not self._toolbox.is_slow or len(asked) < 2:
-            return [episode.reply(ids, runs) for episode, ids, runs in asked]
-        with ThreadPoolExecutor(MAX_THREADS) as threads:
-            return list(threads.map(lambda each: each[0].reply(each[1], each[2]), asked))
+    def replies(self, asked: Sequence[tuple[ToolEpisode, Sequence[int], bool]]) -> list[Reply]:
+        """See `rollout.Environment`.
 
-    # -- of one episode ------------------------------------------------------------------------------------------------
+        Raises:
+            TemplateError: the template cannot go on; names the row.
+        """
+        read = [self._read(ids) for _, ids, _ in asked]
+        # Tools alone run beside each other: neither tokenizers nor templates may be used by several threads.
+        jobs = [
+            (call, episode.table)
+            for (episode, _, runs), calls in zip(asked, read, strict=True)
+            if runs and isinstance(calls, list)
+            for call in calls
+        ]
+        if self._toolbox.is_slow and len(jobs) > 1:
+            with ThreadPoolExecutor(MAX_THREADS) as threads:
+                outcomes = iter(list(threads.map(self._run, jobs)))
+        else:
+            outcomes = map(self._run, jobs)
+        replies = []
+        for (episode, _, runs), calls in zip(asked, read, strict=True):
+            if isinstance(calls, str):
+                replies.append(self._told(episode, calls, runs))
+            elif not calls or not runs:
+                replies.append(Reply(bool(calls)))
+            else:
+                replies.append(self._answered(episode, [next(outcomes) for _ in calls]))
+        return replies
 
-    def calls(self, answer_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The calls in a turn. Raises CallSyntaxError: one cannot be read, or there are too many."""
+    # -- of one turn ---------------------------------------------------------------------------------------------------
+
+    def _read(self, answer_ids: Sequence[int]) -> list[dict[str, Any]] | str:
+        """The calls in a turn, or why one cannot be read."""
         text = self._tokenizer.decode(list(answer_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        _, calls = read_answer(self._speech.name, text)
+        try:
+            _, calls = read_answer(self._speech.name, text)
+            json.dumps(calls)
+        except CallSyntaxError as error:
+            return str(error)
+        except RecursionError:
+            return "nested too deeply"
         if len(calls) > 1 and not self._speech.has_several:
-            raise CallSyntaxError("only one call can be made at a time")
-        if len(calls) > MAX_CALLS:
-            raise CallSyntaxError(f"more than {MAX_CALLS} calls at a time")
-        return calls
+            return "only one call can be made at a time"
+        return calls if len(calls) <= MAX_CALLS else f"more than {MAX_CALLS} calls at a time"
 
-    @property
-    def ends_at_bad_call(self) -> bool:
-        return self._options.on_bad_call == "end"
-
-    def run(self, call: Mapping[str, Any], table: Mapping[str, Any]) -> ToolResult:
+    def _run(self, job: tuple[Mapping[str, Any], Mapping[str, Any]]) -> ToolResult:
+        """With all that the tool says."""
+        call, table = job
         name, arguments = call["name"], json.dumps(call["arguments"])
         try:
-            return ToolResult(name, arguments, self.cut(self._toolbox.call(name, call["arguments"], table)))
+            return ToolResult(name, arguments, self._toolbox.call(name, call["arguments"], table))
         except ToolError as error:
-            return ToolResult(name, arguments, self.cut(ERROR + printable(str(error))), is_error=True)
+            return ToolResult(name, arguments, ERROR + printable(str(error)), is_error=True)
+
+    def _told(self, episode: ToolEpisode, reason: str, runs: bool) -> Reply:
+        result = ToolResult("", "", self.cut(ERROR + printable(reason)), is_error=True, is_malformed=True)
+        if not runs or self._options.on_bad_call == "end":
+            return Reply(True, (result,), ends=self._options.on_bad_call == "end")
+        return self._followed(episode, ["unreadable"], [result])
+
+    def _answered(self, episode: ToolEpisode, results: Sequence[ToolResult]) -> Reply:
+        names = [result.name if result.name in SCHEMAS else "unknown" for result in results]
+        return self._followed(episode, names, [replace(result, text=self.cut(result.text)) for result in results])
+
+    def _followed(self, episode: ToolEpisode, names: Sequence[str], results: Sequence[ToolResult]) -> Reply:
+        calls = [{"name": name, "arguments": {}} for name in names]
+        episode.messages += [{"role": "assistant", "content": "", "tool_calls": calls}]
+        episode.messages += [{"role": "tool", "content": result.text} for result in results]
+        try:
+            ids = self._encoder.tool_turns(episode.messages, episode.tools, len(results))
+        except (TemplateError, DataError) as error:
+            raise type(error)(f"{episode.name}: {error}", hint=error.hint) from None
+        return Reply(True, tuple(results), ids)
 
     def cut(self, text: str) -> str:
         """At most `max_result_tokens` of it, and a sign that it was more."""
@@ -125,51 +180,6 @@ class ToolEpisodes:
             room -= 1
         return ""
 
-    def follow(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], num_answers: int) -> list[int]:
-        return self._encoder.tool_turns(messages, tools, num_answers)
-
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
-
-
-@dataclass
-class ToolEpisode:
-    """One completion: the conversation so far, the model's turns as bare calls."""
-
-    environment: ToolEpisodes
-    name: str
-    messages: list[Message]
-    tools: list[dict[str, Any]]
-    table: Mapping[str, Any] = field(default_factory=dict)
-
-    def reply(self, answer_ids: Sequence[int], runs: bool) -> Reply:
-        """See `rollout.Episode`.
-
-        Raises:
-            TemplateError: the template cannot go on; names the row.
-        """
-        try:
-            calls = self.environment.calls(answer_ids)
-        except CallSyntaxError as error:
-            text = self.environment.cut(ERROR + printable(str(error)))
-            results = [ToolResult("", "", text, is_error=True, is_malformed=True)]
-            names = ["unreadable"]
-            if not runs or self.environment.ends_at_bad_call:
-                return Reply(True, tuple(results), ends=self.environment.ends_at_bad_call)
-        else:
-            if not calls or not runs:
-                return Reply(bool(calls))
-            results = [self.environment.run(call, self.table) for call in calls]
-            names = [call["name"] if call["name"] in SCHEMAS else "unknown" for call in calls]
-        turn: Message = {"role": "assistant", "content": "", "tool_calls": [_bare(name) for name in names]}
-        answers: list[Message] = [{"role": "tool", "content": result.text} for result in results]
-        self.messages = [*self.messages, turn, *answers]
-        try:
-            return Reply(True, tuple(results), self.environment.follow(self.messages, self.tools, len(answers)))
-        except (TemplateError, DataError) as error:
-            raise type(error)(f"{self.name}: {error}", hint=error.hint) from None
-
-
-def _bare(name: str) -> dict[str, Any]:
-    return {"name": name, "arguments": {}}

@@ -71,8 +71,11 @@ def main() -> None:
         machine = _MACHINES[platform.machine()]
         is_root = os.geteuid() == 0
         _separate(is_root)
+        asked = list[int]()
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
         child = os.fork()
         if not child:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             _shut_in(_folders(), machine[2])
             if is_root:
                 _leave_root()
@@ -84,7 +87,7 @@ def main() -> None:
         os._exit(99)
     if child:
         os.close(status)
-        os._exit(_watch(child, wall_s))
+        os._exit(_watch(child, wall_s, asked))
     os.write(status, b"ok")
     _run(code)
 
@@ -202,10 +205,8 @@ def _separate(is_root: bool) -> None:
             file.write(text.encode())
 
 
-def _watch(child: int, wall_s: float) -> int:
-    """How it ended, as a shell says it; 124 if the time was over."""
-    asked = list[int]()
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+def _watch(child: int, wall_s: float, asked: list[int]) -> int:
+    """How it ended, as a shell says it; 124 if the time was over, or its end `asked` for."""
     for descriptor in range(3):
         os.close(descriptor)  # what the child prints ends when the child does
     deadline = time.monotonic() + wall_s

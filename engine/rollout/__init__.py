@@ -10,7 +10,6 @@ larger one.
 from posttrain.engine.rollout.completions import (
     Completion,
     Environment,
-    Episode,
     GenerationSettings,
     Reply,
     StopReason,
@@ -22,6 +21,6 @@ from posttrain.engine.rollout.sampling import sample
 from posttrain.engine.rollout.scoring import score
 
 __all__ = [
-    "Completion", "Environment", "Episode", "GenerationSettings", "Reply", "StopReason", "ToolResult", "Turn",
+    "Completion", "Environment", "GenerationSettings", "Reply", "StopReason", "ToolResult", "Turn",
     "generate", "generate_groups", "sample", "score",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from posttrain.engine.errors import SpecError
 from posttrain.engine.spec import MIN_TEMPERATURE
@@ -132,25 +132,17 @@ class Reply:
     ends: bool = False
 
 
-class Episode(Protocol):
-    """One completion in an environment."""
-
-    def reply(self, answer_ids: Sequence[int], runs: bool) -> Reply:
-        """To the model's newest turn, given without its stop token. `runs` is False where the model has no turn left:
-        calls are seen and not run."""
-        ...
-
-
 class Environment(Protocol):
-    """Tools that a model's calls run. What an episode replies is a function of its prompt and its turns."""
+    """Tools that a model's calls run. What is replied is a function of an episode's prompt and its turns."""
 
     @property
     def max_turns(self) -> int: ...
 
-    def episode(self, prompt: int) -> Episode:
-        """A new one for a completion of prompt number `prompt`."""
+    def episode(self, prompt: int) -> Any:
+        """A new one, for a completion of prompt number `prompt`."""
         ...
 
-    def replies(self, asked: Sequence[tuple[Episode, Sequence[int], bool]]) -> list[Reply]:
-        """Of several episodes that wait at the same time: `episode.reply` of each."""
+    def replies(self, asked: Sequence[tuple[Any, Sequence[int], bool]]) -> list[Reply]:
+        """To the newest turns of episodes that wait at the same time, each given without its stop token. The last value
+        is False where the model has no turn left: calls are seen and not run."""
         ...

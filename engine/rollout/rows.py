@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from posttrain.engine.errors import DataError
-from posttrain.engine.rollout.completions import Completion, Episode, GenerationSettings, StopReason, Turn
+from posttrain.engine.rollout.completions import Completion, GenerationSettings, StopReason, Turn
 
 PREFILL_TOKENS = 4096
 
@@ -28,7 +29,7 @@ class Row:
     tempered_logps: list[float] = field(default_factory=list)
     shared: int = -1
     name: str = ""
-    episode: Episode | None = None
+    episode: Any = None
     turns: list[Turn] = field(default_factory=list)
     is_sampled: bytearray = field(default_factory=bytearray)
     started: int = 0

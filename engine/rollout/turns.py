@@ -25,10 +25,7 @@ def close_turns(
         else:
             over.append((row, reason))
             row.turns.append(Turn(row.started, len(row.token_ids)))
-    waiting = []
-    for row, has_more in asked:
-        assert row.episode is not None
-        waiting.append((row.episode, row.token_ids[row.started : -1], has_more))
+    waiting = [(row.episode, row.token_ids[row.started : -1], has_more) for row, has_more in asked]
     on = []
     for (row, _), reply in zip(asked, environment.replies(waiting), strict=True):
         row.turns.append(Turn(row.started, len(row.token_ids), reply.has_calls, reply.results))

@@ -26,8 +26,9 @@ from posttrain.engine.experience import Experience, Trained
 from posttrain.engine.methods.on_policy import policy_logps
 from posttrain.engine.models import LanguageModel, own_template
 from posttrain.engine.policy_options import ToolEnvironment
-from posttrain.engine.rollout import Completion, GenerationSettings, ToolResult, Turn, generate_groups, sampling
+from posttrain.engine.rollout import Completion, GenerationSettings, Reply, ToolResult, Turn, generate_groups, sampling
 from posttrain.engine.rollout.rows import Row
+from tests.engine.test_snippets import can_shut_in
 from tests.engine.tiny import CONFIGS, tiny_of, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(is_chat=True)
@@ -215,13 +216,8 @@ class Echo:
     def episode(self, prompt: int) -> Any:
         return self
 
-    def reply(self, answer_ids: Sequence[int], runs: bool) -> Any:
-        from posttrain.engine.rollout import Reply
-
-        return Reply(True, (), [5, *list(answer_ids)[:3], 6]) if runs else Reply(True)
-
-    def replies(self, asked: Sequence[Any]) -> Any:
-        return [self.reply(ids, runs) for _, ids, runs in asked]
+    def replies(self, asked: Sequence[Any]) -> list[Reply]:
+        return [Reply(True, (), [5, *list(ids)[:3], 6]) if runs else Reply(True) for _, ids, runs in asked]
 
 
 def test_an_episode_does_not_depend_on_its_neighbours() -> None:
@@ -314,6 +310,19 @@ def test_a_result_that_does_not_fit_is_not_appended(scripted: Callable[..., None
 
 
 # -- what tools answer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not can_shut_in(), reason="this machine takes no network from a process")
+def test_snippets_of_several_episodes_run_beside_each_other(scripted: Callable[..., None]) -> None:
+    """One of them hangs: the others' answers are their own, and it reads that it took too long."""
+    codes = ["print(6 * 7)", "while True: pass", "1/0"]
+    scripted(*([turn(call("python", code=code)), turn("so")] for code in codes))
+    found = run(rows_of(3), model_of(), max_new_tokens=300, tools=["python"], timeout_s=0.5)
+    texts = [completion.results[0].text for (completion,) in found]
+    assert texts[0] == "42"
+    assert texts[1].startswith("error: the code took more than 1 s of CPU time")
+    assert texts[2] == "error: the code failed\nZeroDivisionError: division by zero"
+    assert [completion.stop_reason for (completion,) in found] == ["stop"] * 3
 
 
 @pytest.mark.parametrize(
