@@ -1,9 +1,9 @@
 """Key/value cache of a rollout: one slot a row, filled by packed prompts, read by one token a row. No padding anywhere.
 
-Two attention layouts over it. `Prefill` attends like packed training and keeps what it saw; `Decode` appends a token
-to each of the first A slots and lets it see its own row. Rows have their own positions, so nothing is padded on the
-left. Active slots are always the first ones: a finished row's slot is filled by the last one, so each step works on a
-contiguous view.
+Three attention layouts over it. `Prefill` attends like packed training and keeps what it saw; `Decode` appends a token
+to each of the first A slots and lets it see its own row; `Extend` appends several to some of them. Rows have their own
+positions, so nothing is padded on the left. Active slots are always the first ones: a finished row's slot is filled by
+the last one, so each step works on a contiguous view.
 
 Shape suffixes: A active rows, H query heads, K key/value heads, G = H / K, C capacity in tokens, L longest active
 row, T packed tokens, D head width.
@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from posttrain.engine.attention import Call, Segments, masked_attention
+from posttrain.engine.attention import Call, Segments, causal_attention, masked_attention
 
 GROWTH_TOKENS = 64
 
@@ -86,6 +87,35 @@ class Prefill:
             values[slot : slot + count, :, : end - start] = value_BKTD[0, :, start:end]
             slot += count
         return self.segments.attend(query_BHTD, key_BKTD, value_BKTD, call)
+
+
+class Extend:
+    """Packed tokens that go on from rows that are held: `lengths[i]` of them in slot `slots[i]`. Each sees its row and
+    those before it."""
+
+    def __init__(self, cache: KvCache, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        self._cache, self._slots, self._lengths = cache, list(slots), list(lengths)
+        self._starts = [cache.lengths[slot] for slot in slots]
+        for slot, length in zip(slots, lengths, strict=True):
+            cache.lengths[slot] += length
+        cache.reserve(max(cache.lengths))
+        self._masks: dict[Any, Tensor] = {}
+
+    @property
+    def positions(self) -> list[int]:
+        """Of the packed tokens in their rows."""
+        return [start + i for start, length in zip(self._starts, self._lengths, strict=True) for i in range(length)]
+
+    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, call: Call) -> Tensor:
+        keys, values = self._cache.buffers(call.layer, key_BKTD, value_BKTD)
+        parts = []
+        pieces = (torch.split(states, self._lengths, dim=2) for states in (query_BHTD, key_BKTD, value_BKTD))
+        for slot, start, query, key, value in zip(self._slots, self._starts, *pieces, strict=True):
+            end = start + query.shape[2]
+            keys[slot, :, start:end], values[slot, :, start:end] = key[0], value[0]
+            seen = keys[slot : slot + 1, :, :end], values[slot : slot + 1, :, :end]
+            parts.append(causal_attention(query, *seen, call, self._masks).transpose(1, 2))
+        return torch.cat(parts, dim=1)
 
 
 class Decode:

@@ -38,6 +38,7 @@ from posttrain.engine.spec import (
     OnPolicyOptions,
     PpoSpec,
     RewardSpec,
+    ToolEnvironment,
     TrainSpec,
     reward_models_of,
 )
@@ -151,10 +152,11 @@ def memory_plan(
     bound = _sequences(spec) * longest
     largest = min(largest or bound, bound)
     if isinstance(spec, OnPolicyOptions):  # what is known are prompts; a rollout adds its completions to them
-        longest = min(spec.batch.max_tokens, longest + spec.rollout.max_new_tokens)
-        step_tokens = spec.batch.num_rows * (rows or longest) + (
-            spec.batch.num_rows * spec.rollout.num_completions * spec.rollout.max_new_tokens
-        )
+        added = spec.rollout.max_new_tokens
+        if isinstance(spec.environment, ToolEnvironment):
+            added += (spec.environment.max_turns - 1) * spec.environment.max_result_tokens
+        longest = min(spec.batch.max_tokens, longest + added)
+        step_tokens = spec.batch.num_rows * ((rows or longest) + spec.rollout.num_completions * added)
         largest = longest  # a row too large for a pass is computed in pieces, of one completion at the least
     # A pass is filled up to micro_tokens, unless the step has less; a larger row is alone in its own.
     num_tokens = max(largest, min(spec.batch.micro_tokens, step_tokens or spec.batch.num_rows * largest))

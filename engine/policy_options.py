@@ -77,6 +77,51 @@ class OnPolicyOptimizerOptions(OptimizerOptions):
     schedule: Literal["cosine", "linear", "constant"] = "constant"
 
 
+# -- tools that run ----------------------------------------------------------------------------------------------------
+
+
+Tool = Literal["calculator", "lookup", "python"]
+
+
+def _safe_tools() -> list[Tool]:
+    return ["calculator", "lookup"]
+
+
+class NoEnvironment(Option):
+    type: Literal["none"] = "none"
+
+
+class ToolEnvironment(Option):
+    """Calls that the model writes are run, and it goes on from what they give, for several turns; docs/rl.md."""
+
+    type: Literal["tools"] = "tools"
+    tools: list[Tool] = Field(
+        default_factory=_safe_tools,
+        min_length=1,
+        description="which run; lookup reads the row's target.table, python only where the server allows it",
+    )
+    max_turns: Annotated[int, Field(ge=2, le=64)] = Field(
+        default=4, description="turns of the model in one completion; calls of the last one do not run"
+    )
+    max_result_tokens: Annotated[int, Field(ge=8, le=65536)] = Field(
+        default=128, description="of one call's answer; a longer one is cut, and says so"
+    )
+    on_bad_call: Literal["tell", "end"] = Field(
+        default="tell", description="a call that cannot be read is answered by what is wrong with it, or is the end"
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(default=5.0, description="of one python snippet")
+
+    @field_validator("tools")
+    @classmethod
+    def _each_once(cls, value: list[Tool]) -> list[Tool]:
+        if len(set(value)) != len(value):
+            raise ValueError("names a tool twice")
+        return value
+
+
+Environment = Annotated[NoEnvironment | ToolEnvironment, Field(discriminator="type")]
+
+
 # -- losses on groups --------------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from posttrain.engine.data.reading import RowReader, key_parts
 from posttrain.engine.data.token_cache import TokenCache
 from posttrain.engine.data.views import Chain, sizes_of
 from posttrain.engine.embeddings import init_rows, resize_rows
+from posttrain.engine.environments.tools import check_allowed as check_tools
 from posttrain.engine.errors import CancelledError, ModelError
 from posttrain.engine.events import AnyEvent, ExitRecord, Note, Phase, Progress
 from posttrain.engine.exactness import check_exactness
@@ -97,6 +98,7 @@ class _Attempt:
         check_update_rule(spec.optimizer, default_device())
         check_quantization(spec.adapter)
         check_allowed(getattr(spec, "rewards", ()), self.task.reward_modules)
+        check_tools(spec, self.task.python_tool)
         check_input(base)
         config, tokenizer = load_config(base), load_tokenizer(base)
         method = method_of(spec)

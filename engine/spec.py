@@ -64,10 +64,12 @@ from posttrain.engine.options import (
 from posttrain.engine.policy_options import (
     AdvantageOptions,
     CompletionOptions,
+    Environment,
     FixedKl,
     GrpoLoss,
     KlPenalty,
     MinibatchOptions,
+    NoEnvironment,
     NonNegative,
     OnPolicyOptimizerOptions,
     PolicyLoss,
@@ -76,6 +78,7 @@ from posttrain.engine.policy_options import (
     RlooLoss,
     RolloutOptions,
     ScoreOptions,
+    ToolEnvironment,
     UpdateOptions,
     ValueOptions,
 )
@@ -100,8 +103,8 @@ __all__ = [
     "LoraAdapter", "MemoryOptions", "ModelReward", "Name", "NoHeldOut", "OptimizerOptions", "Option", "OrpoLoss",
     "OverlongReward", "OwnEvalTemplate", "OwnTemplate", "PairLoss", "PlainEvalTemplate", "PythonReward", "RegexReward",
     "RewardOptimizerOptions", "RewardOptions", "RewardPart", "RewardSpec", "SftSpec", "SimpoLoss", "StepsDuration",
-    "Then", "ThenGate", "ThenNothing", "ToolUseSpec", "TrainCommon", "TrainOptions", "TrainSpec", "VersionEvalTemplate",
-    "canonical_json", "parse_spec", "sha256_text", "spec_digest",
+    "Then", "ThenGate", "ThenNothing", "ToolEnvironment", "ToolUseSpec", "TrainCommon", "TrainOptions", "TrainSpec",
+    "VersionEvalTemplate", "canonical_json", "parse_spec", "sha256_text", "spec_digest",
 ]  # fmt: skip
 
 # -- what happens after training --------------------------------------------------------------------------------------
@@ -271,6 +274,7 @@ class OnPolicyOptions(TrainCommon):
     )
     rollout: CompletionOptions = Field(default_factory=CompletionOptions)
     update: MinibatchOptions = Field(default_factory=MinibatchOptions)
+    environment: Environment = Field(default_factory=NoEnvironment)
 
     @field_validator("adapter")
     @classmethod

@@ -79,6 +79,9 @@ class TrainTask(Option):
     reward_modules: list[str] = Field(
         default_factory=list, description="modules whose functions may be parts of rewards, as the server allows them"
     )
+    python_tool: bool = Field(
+        default=False, description="whether the model may run Python snippets while it answers, as the server allows it"
+    )
     cache: str = Field("", description="the folder of encoded rows; empty: they are held in memory")
     resume_from: str = Field(
         "", description="a checkpoint folder, of this job's earlier attempt; empty: start at step 0"

@@ -223,9 +223,11 @@ class PosttrainLM(LM):  # type: ignore[misc]  # lm-eval has no types
         return text
 
     def _answer(self, completion: Completion, stop_strings: Sequence[str]) -> Answer:
-        text = self._decode(completion.answer_ids)
+        text, reason = self._decode(completion.answer_ids), completion.stop_reason
+        assert reason != "turns", "an evaluation runs no tools"
+        assert reason != "bad_call"
         cuts = [text.index(stop) for stop in stop_strings if stop in text]
-        return Answer(text[: min(cuts)] if cuts else text, completion.stop_reason, len(completion.token_ids))
+        return Answer(text[: min(cuts)] if cuts else text, reason, len(completion.token_ids))
 
     def _report(self, done: int, total: int) -> None:
         if self._on_progress is not None:

@@ -54,6 +54,7 @@ def _train_task(core: Core, job: JobRecord, spec: TrainSpec) -> TrainTask:
         held_out=[datasets.dataset_input(store, job.project, ref, 1.0) for ref in held_out],
         reward_models=[versions.model_input(store, job.project, ref) for ref in reward_models_of(spec)],
         reward_modules=list(core.settings.reward_modules),
+        python_tool=core.settings.python_tool,
         cache=str(core.home / TOKENS_FOLDER),
         resume_from=job.resume_from,
     )

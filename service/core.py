@@ -27,7 +27,8 @@ NUM_THREADS = 16
 @dataclass(frozen=True)
 class Settings:
     """Limits and intervals of one server. Functions of `reward_modules` may be parts of a reward: they run in workers,
-    with all that these may do, so name only what whoever submits jobs may run. `point` is called with the name of each
+    with all that these may do, so name only what whoever submits jobs may run. `python_tool`: models may run Python
+    while they answer, shut in (engine/environments/jail.py). `point` is called with the name of each
     place where a crash matters; tests crash there.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     max_samples: int = 1
     sample_timeout_s: float = 600.0
     reward_modules: tuple[str, ...] = ()
+    python_tool: bool = False
     point: Callable[[str], None] = field(default=lambda name: None)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.engine.data.formats import Format, formats_for
+from posttrain.engine.environments import tools
 from posttrain.engine.errors import EngineError
 from posttrain.engine.rewards.functions import not_allowed
 from posttrain.engine.spec import (
@@ -58,9 +59,10 @@ def read_spec(message: spec_pb2.JobSpec) -> AnySpec:
     return spec
 
 
-def check_functions(spec: AnySpec, modules: Sequence[str]) -> None:
-    """Raises InvalidFieldError for functions in `rewards` whose module this server does not allow."""
-    wrong = [FieldViolation(*each) for each in not_allowed(getattr(spec, "rewards", ()), modules)]
+def check_allowed(spec: AnySpec, modules: Sequence[str], allows_python: bool) -> None:
+    """Raises InvalidFieldError for functions in `rewards` and tools that this server does not allow."""
+    places = [*not_allowed(getattr(spec, "rewards", ()), modules), *tools.not_allowed(spec, allows_python)]
+    wrong = [FieldViolation(*each) for each in places]
     if wrong:
         raise InvalidFieldError(wrong)
 

@@ -32,6 +32,7 @@ LossOn = Literal["all_turns", "last_turn"]
 
 # Private-use characters stand for spellings of special tokens (and for themselves) while a template is rendered.
 _FIRST, _LAST = 0xF2000, 0xF2FFF
+_APPEND = "tools that run need a template to which answers can be appended: set template to a built-in one"
 _RESERVED = "[\U000f1000-\U000f2fff]"
 
 
@@ -67,6 +68,43 @@ class Encoder:
         """
         (messages, tools), literals = self._guard((list(messages), list(tools)))
         return self._ids(self._template.render(messages, tools, add_generation_prompt=True), literals)
+
+    def tool_turns(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], num_answers: int) -> list[int]:
+        """Ids of what stands between the stop token of an assistant's turn and its next turn: the template's end of
+        the turn, `num_answers` tools' answers, which `messages` ends with, and the beginning of a turn.
+
+        Raises:
+            TemplateError: the template writes what comes before otherwise when tools have answered, so that nothing
+            can be appended; or it refuses the messages.
+        """
+        (kept, given), literals = self._guard((list(messages), list(tools)))
+        turn = len(kept) - num_answers
+        closed, _, end = self._turn(kept[:turn], given)
+        whole = self._template.render(kept, given, add_generation_prompt=True)
+        if not whole.startswith(closed[:end]):
+            raise TemplateError("the template changes what stands before a tool's answer", hint=_APPEND)
+        return self._inner(whole[end:], literals)
+
+    def turn_text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
+        """What a model has to write for the last message, an assistant's turn, without the stop token. Raises as
+        `tool_turns`."""
+        text, start, end = self._turn(list(messages), list(tools))
+        return next(text[start:end].removesuffix(stop) for stop in self._stops() if text[:end].endswith(stop))
+
+    def _turn(self, messages: list[Message], tools: list[dict[str, Any]]) -> tuple[str, int, int]:
+        """The conversation, and from where to where its last turn is generated, the stop token included."""
+        asked = self._template.render(messages[:-1], tools, add_generation_prompt=True)
+        closed = self._template.render(messages, tools)
+        if not closed.startswith(asked):
+            raise TemplateError("the template writes an assistant's turn otherwise when it is read back", hint=_APPEND)
+        ends = [place + len(stop) for stop in self._stops() if (place := closed.find(stop, len(asked))) >= 0]
+        if not ends:
+            raise TemplateError(f"the template ends a turn without any of {self._stop_names()}", hint=_APPEND)
+        return closed, len(asked), min(ends)
+
+    def _stops(self) -> list[str]:
+        added = self._tokenizer.added_tokens_decoder
+        return [added[index].content for index in sorted(self._stop_ids) if index in added]
 
     def plain(self, text: str) -> list[int]:
         """Ids of text outside any template, with the tokenizer's own first token if it sets one; special spellings
@@ -106,8 +144,11 @@ class Encoder:
             raise DataError(f"{source} row {number}: chosen and rejected are the same, so neither is preferred")
         return group
 
-    def question(self, example: PromptExample, source: str = "", number: int = 0) -> PromptRow:
-        """A prompt that is to be answered, with what answers are judged by.
+    def question(
+        self, example: PromptExample, source: str = "", number: int = 0, *, keeps_talk: bool = False
+    ) -> PromptRow:
+        """A prompt that is to be answered, with what answers are judged by; `keeps_talk`: also as messages and tools,
+        for answers of several turns.
 
         Raises:
             TemplateError: the template refuses the messages. DataError: no token stands before the answer.
@@ -119,7 +160,8 @@ class Encoder:
         if not ids:
             raise DataError(f"{source} row {number}: the prompt has no token")
         target = json.dumps(example.target, sort_keys=True)
-        return PromptRow(array("i", ids), example.checker, target, source, number)
+        talk = json.dumps({"messages": example.prompt, "tools": example.tools}) if keeps_talk else ""
+        return PromptRow(array("i", ids), example.checker, target, source, number, talk)
 
     def labelled(self, example: LabelledExample, source: str = "", number: int = 0) -> Group:
         """An answer with a label, as a group of one branch.

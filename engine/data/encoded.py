@@ -87,13 +87,14 @@ class Group:
 @dataclass(frozen=True)
 class PromptRow:
     """A prompt that the trained model answers; nothing of it is trained. `target` is JSON, what the checker compares
-    with."""
+    with. `talk` is JSON, too: messages and tools, where answers have several turns, else empty."""
 
     ids: array[int]
     checker: str
     target: str
     source: str = ""
     number: int = 0
+    talk: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,7 +1,7 @@
 """One encoded row as bytes: number, margin, is_desirable, kind (0: Row, 1: Group, 2: PromptRow), number of segments;
 then the segments' lengths (uint32), all ids (int32), and a byte per token of the mask. A Group's first segment is its
-prefix, whose mask is not stored. A PromptRow has no mask, but its checker and target as a list in JSON. Little-endian;
-imports no torch.
+prefix, whose mask is not stored. A PromptRow has no mask, but its checker, target and talk as a list in JSON.
+Little-endian; imports no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def record_of(row: AnyRow) -> bytes:
         masks = [branch.is_target for branch in row.branches]
         head = _HEAD.pack(row.number, row.margin, row.is_desirable, 1, len(segments))
     elif isinstance(row, PromptRow):
-        segments, masks = [row.ids], [json.dumps([row.checker, row.target]).encode()]
+        segments, masks = [row.ids], [json.dumps([row.checker, row.target, row.talk]).encode()]
         head = _HEAD.pack(row.number, 0.0, 1, 2, 1)
     else:
         segments, masks = [row.ids], [row.is_target]
@@ -43,8 +43,8 @@ def row_of(record: bytes, source: str) -> AnyRow:
         segments.append(_unpacked(record[at : at + 4 * length]))
         at += 4 * length
     if kind == 2:
-        checker, target = json.loads(record[at:])
-        return PromptRow(segments[0], checker, target, source, number)
+        checker, target, talk = json.loads(record[at:])
+        return PromptRow(segments[0], checker, target, source, number, talk)
     if kind == 0:
         return Row(segments[0], record[at:], source, number)
     branches = []

@@ -41,7 +41,7 @@ from posttrain.engine.events import Note, fsync_folder
 from posttrain.engine.signing import is_signed, secret_of, sign
 from posttrain.engine.spec import canonical_json, sha256_text
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BLOCK_BYTES = 16 * 2**10
 DIGEST_BYTES = 32
 KEPT_BLOCKS = 1024  # 16 MiB of them

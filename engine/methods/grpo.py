@@ -87,10 +87,10 @@ class GrpoMethod(PolicyUpdateBase[GrpoSpec]):
             num_completions += 1
             if self._spec.update.mask_truncated and completion.stop_reason != "stop":
                 continue
-            length = len(completion.token_ids)
+            length = completion.num_sampled
             num_tokens += length
             if advantage or self._spec.beta:
-                branches.append(Branch(array("i", completion.token_ids), b"\1" * length))
+                branches.append(Branch(array("i", completion.token_ids), completion.sampled_mask))
                 trained.append(Trained(array("d", completion.tempered_logps), array("d", [advantage] * length)))
         return Experience(
             row.ids, tuple(branches), row.source, row.number, trained=tuple(trained),

@@ -27,6 +27,10 @@ from posttrain.engine.data.examples import AnyExample, PromptExample
 from posttrain.engine.data.packing import Batch, collate, split
 from posttrain.engine.data.prompts import NO_CHECKER
 from posttrain.engine.data.template import ChatTemplate
+from posttrain.engine.environments.episodes import ToolEpisodes, with_tools
+from posttrain.engine.environments.report import tool_numbers, turns_of
+from posttrain.engine.environments.speech import calls_of
+from posttrain.engine.environments.tools import Toolbox
 from posttrain.engine.errors import CancelledError, DataError, RewardError
 from posttrain.engine.events import HELD_OUT_PREFIX, Note
 from posttrain.engine.experience import Experience, Values
@@ -36,7 +40,7 @@ from posttrain.engine.models import LanguageModel, stop_ids_of
 from posttrain.engine.ops import token_logps
 from posttrain.engine.rewards import Answer, RewardProcess, Scored, joined, names_of, total_of
 from posttrain.engine.rollout import Completion, GenerationSettings, generate_groups
-from posttrain.engine.spec import CheckerReward, GrpoSpec, PpoSpec
+from posttrain.engine.spec import CheckerReward, GrpoSpec, PpoSpec, ToolEnvironment
 
 MUCH_TRUNCATED = 0.5  # share of a rollout's completions from which on it is told
 
@@ -81,23 +85,33 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
     def __init__(self, spec: OnPolicySpec) -> None:
         super().__init__(spec)
         self._rewards = RewardProcess(spec.rewards)
+        self._tools = spec.environment if isinstance(spec.environment, ToolEnvironment) else None
+        self._toolbox = Toolbox(self._tools) if self._tools is not None else None
         self._tokenizer: Any = None
+        self._template: ChatTemplate | None = None
+        self._is_callable = False  # that tools can run with the template was found out
         self._notes: list[Note] = []
         self._told: set[str] = set()
 
     def prepare_tokenizer(self, tokenizer: Any) -> tuple[ChatTemplate, list[int]]:
         self._tokenizer = tokenizer
-        return super().prepare_tokenizer(tokenizer)
+        self._template, row_ids = super().prepare_tokenizer(tokenizer)
+        return self._template, row_ids
 
     def encode(self, example: AnyExample, encoder: Encoder, source: str, number: int) -> PromptRow:
         assert isinstance(example, PromptExample)
+        if self._tools is not None:
+            if not self._is_callable:
+                calls_of(encoder, self._tokenizer)
+                self._is_callable = True
+            example = with_tools(example, self._tools, f"{source} row {number}")
         self._check_speaks(example, encoder, source, number)
         if example.checker == NO_CHECKER and any(isinstance(part, CheckerReward) for part in self._spec.rewards):
             raise DataError(
                 f"{source} row {number}: it has no checker, and checker is a part of rewards",
                 hint="give the row a checker and its target, or take the part out of rewards",
             )
-        return encoder.question(example, source, number)
+        return encoder.question(example, source, number, keeps_talk=self._tools is not None)
 
     def computed(self, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
         return self._pieces(rows)
@@ -160,7 +174,7 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
                 "rollout.max_new_tokens or where there was no more room: what they would have said is not judged",
             )
         flat = [one.completion for group in judged for one in group]
-        num_tokens = sum(len(completion.token_ids) for completion in flat)
+        num_tokens = sum(completion.num_sampled for completion in flat)
         metrics |= {
             "entropy": -sum(math.fsum(completion.tempered_logps) for completion in flat) / num_tokens,
             "rollout_tokens_per_s": num_tokens / max(seconds, 1e-9),
@@ -193,7 +207,17 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
             names=[row.name for row in prompts],
             batch_rows=options.batch_rows,
             should_stop=should_stop,
+            environment=self._environment(prompts, settings.stop_token_ids),
         )
+
+    def _environment(self, prompts: Sequence[PromptRow], stop_ids: Sequence[int]) -> ToolEpisodes | None:
+        """The tools for these prompts, if any run."""
+        if self._tools is None or self._toolbox is None:
+            return None
+        assert self._template is not None
+        encoder = Encoder(self._tokenizer, self._template, stop_ids)
+        speech = calls_of(encoder, self._tokenizer)
+        return ToolEpisodes(prompts, encoder, self._tokenizer, speech, self._toolbox, self._tools)
 
     def _judge(
         self,
@@ -210,13 +234,14 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
             found.append([])
             for completion, others in zip(group, by_model, strict=True):
                 answer = Answer(
-                    self._text(completion.answer_ids),
-                    len(completion.token_ids),
+                    self._text(completion.final_ids),
+                    completion.num_sampled,
                     spec.rollout.max_new_tokens,
                     completion.stop_reason != "stop",
                     row.checker,
                     target,
                     question,
+                    "\n".join(map(self._text, completion.calling_ids)),
                 )
                 num_long += len(answer.text) > MAX_ANSWER_CHARS and row.checker in CHECKERS
                 scored = joined(self._rewards.score(answer), others, spec.rewards)
@@ -295,10 +320,12 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
         flat = [one for group in judged for one in group]
         known = [one for one in flat if not one.scored.failure]
         metrics = {
-            "completion_tokens": fmean(len(one.completion.token_ids) for one in flat),
+            "completion_tokens": fmean(one.completion.num_sampled for one in flat),
             "truncated_share": fmean(one.completion.stop_reason != "stop" for one in flat),
             "failed_reward_share": 1 - len(known) / len(flat),
         }
+        if self._tools is not None:
+            metrics |= tool_numbers([one.completion for one in flat])
         if known:
             totals = [one.reward for one in known]
             metrics |= {"reward": fmean(totals), "reward_std": pstdev(totals)}
@@ -322,9 +349,10 @@ class OnPolicyMethodBase(ChatMethod[OnPolicySpec]):
                         "row": row.name,
                         "completion": index,
                         "prompt": question,
-                        "answer": self._text(one.completion.answer_ids),
-                        "num_tokens": len(one.completion.token_ids),
+                        "answer": self._text(one.completion.final_ids),
+                        "num_tokens": one.completion.num_sampled,
                         "stop_reason": one.completion.stop_reason,
+                        **({"turns": turns_of(one.completion, self._tokenizer)} if one.completion.turns else {}),
                         "parts": one.scored.parts,
                         **(failure if one.scored.failure else {"reward": one.reward}),
                     }

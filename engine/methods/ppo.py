@@ -188,17 +188,16 @@ class PpoMethod(PolicyUpdateBase[PpoSpec]):
 
 
 def _experience(row: PromptRow, judged: Sequence[Judged]) -> Experience:
-    """The completions of a prompt, all of whose tokens are trained."""
+    """The completions of a prompt; the tokens that the model sampled are trained."""
     completions = [one.completion for one in judged]
-    lengths = [len(completion.token_ids) for completion in completions]
     return Experience(
         row.ids,
-        tuple(Branch(array("i", one.token_ids), b"\1" * len(one.token_ids)) for one in completions),
+        tuple(Branch(array("i", one.token_ids), one.sampled_mask) for one in completions),
         row.source,
         row.number,
         trained=tuple(Trained(array("d", one.tempered_logps), array("d")) for one in completions),
         num_completions=len(completions),
-        num_tokens=sum(lengths),
+        num_tokens=sum(one.num_sampled for one in completions),
     )
 
 

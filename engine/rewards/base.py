@@ -16,7 +16,8 @@ class Answer:
     """One completion, and what it is judged by: its row's checker and target.
 
     `num_tokens` counts its tokens, the stop token included; `max_tokens` is the limit that it was generated under.
-    `is_truncated`: it ended without a stop token. `prompt` is the text that the model read.
+    `is_truncated`: it ended without a stop token. `prompt` is the text that the model read. Where tools
+    run, `text` is the last turn's, and `calls` is what the model wrote in those that called.
     """
 
     text: str
@@ -26,6 +27,7 @@ class Answer:
     checker: str
     target: Mapping[str, Any]
     prompt: str = ""
+    calls: str = ""
 
 
 Reward = Callable[[Answer], float]

@@ -10,6 +10,8 @@ from posttrain.engine.rewards.base import Answer, Reward
 from posttrain.engine.rewards.functions import python_reward
 from posttrain.engine.spec import CheckerReward, LengthReward, OverlongReward, PythonReward, RegexReward, RewardOptions
 
+CALL_CHECKERS = ("tool_call", "no_tool_call")
+
 
 def reward_of(options: RewardOptions) -> Reward:
     """The function of one part.
@@ -40,7 +42,9 @@ def checked(answer: Answer) -> float:
     """
     if answer.checker == NO_CHECKER:
         raise ValueError("the row has no checker")
-    return float(judge(answer.checker, answer.text, answer.target).ok)
+    # What is judged about calls are those that ran, not what the model made of the answers.
+    text = answer.calls if answer.calls and answer.checker in CALL_CHECKERS else answer.text
+    return float(judge(answer.checker, text, answer.target).ok)
 
 
 def overlong(answer: Answer, buffer_tokens: int) -> float:

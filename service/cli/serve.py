@@ -44,8 +44,22 @@ from posttrain.service.cli.text import echo
     help="Let jobs reward with functions of this Python module, which run with all rights of a worker; may be "
     "repeated.  [default: none]",
 )
+@click.option(
+    "--python-tool/--no-python-tool",
+    envvar="POSTTRAIN_PYTHON_TOOL",
+    show_envvar=True,
+    default=False,
+    show_default=True,
+    help="Let models run Python while they answer in training; each snippet is shut in, without network and files.",
+)
 def serve(
-    home: Path | None, address: str, metrics_port: int, workers: int, standby: bool, reward_modules: tuple[str, ...]
+    home: Path | None,
+    address: str,
+    metrics_port: int,
+    workers: int,
+    standby: bool,
+    reward_modules: tuple[str, ...],
+    python_tool: bool,
 ) -> None:
     """Run the service until Ctrl-C or SIGTERM. Workers outlive it and are found again."""
     from posttrain.service.core import Settings as ServerSettings
@@ -56,7 +70,7 @@ def serve(
     def ready(where: str) -> None:
         echo(f"posttrain serves {folder} at {where}; Ctrl-C stops it")
 
-    limits = ServerSettings(workers=workers, standby=standby, reward_modules=reward_modules)
+    limits = ServerSettings(workers=workers, standby=standby, reward_modules=reward_modules, python_tool=python_tool)
     asyncio.run(run_server(folder, address, metrics_port, settings=limits, ready=ready))
 
 

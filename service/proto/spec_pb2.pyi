@@ -692,8 +692,34 @@ class PolicyLoss(_message.Message):
     rloo: RlooLoss
     def __init__(self, grpo: _Optional[_Union[GrpoLoss, _Mapping]] = ..., dr_grpo: _Optional[_Union[DrGrpoLoss, _Mapping]] = ..., dapo: _Optional[_Union[DapoLoss, _Mapping]] = ..., gspo: _Optional[_Union[GspoLoss, _Mapping]] = ..., rloo: _Optional[_Union[RlooLoss, _Mapping]] = ...) -> None: ...
 
+class NoEnvironment(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ToolEnvironment(_message.Message):
+    __slots__ = ("tools", "max_turns", "max_result_tokens", "on_bad_call", "timeout_s")
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESULT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ON_BAD_CALL_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    tools: _containers.RepeatedScalarFieldContainer[str]
+    max_turns: int
+    max_result_tokens: int
+    on_bad_call: str
+    timeout_s: float
+    def __init__(self, tools: _Optional[_Iterable[str]] = ..., max_turns: _Optional[int] = ..., max_result_tokens: _Optional[int] = ..., on_bad_call: _Optional[str] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class Environment(_message.Message):
+    __slots__ = ("none", "tools")
+    NONE_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    none: NoEnvironment
+    tools: ToolEnvironment
+    def __init__(self, none: _Optional[_Union[NoEnvironment, _Mapping]] = ..., tools: _Optional[_Union[ToolEnvironment, _Mapping]] = ...) -> None: ...
+
 class GrpoSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "rewards", "max_failed_rewards", "rollout", "update", "loss", "beta", "kl_correction")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "rewards", "max_failed_rewards", "rollout", "update", "environment", "loss", "beta", "kl_correction")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -716,6 +742,7 @@ class GrpoSpec(_message.Message):
     MAX_FAILED_REWARDS_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     BETA_FIELD_NUMBER: _ClassVar[int]
     KL_CORRECTION_FIELD_NUMBER: _ClassVar[int]
@@ -741,10 +768,11 @@ class GrpoSpec(_message.Message):
     max_failed_rewards: float
     rollout: RolloutOptions
     update: UpdateOptions
+    environment: Environment
     loss: PolicyLoss
     beta: float
     kl_correction: bool
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[RolloutOptions, _Mapping]] = ..., update: _Optional[_Union[UpdateOptions, _Mapping]] = ..., loss: _Optional[_Union[PolicyLoss, _Mapping]] = ..., beta: _Optional[float] = ..., kl_correction: _Optional[bool] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[RolloutOptions, _Mapping]] = ..., update: _Optional[_Union[UpdateOptions, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., loss: _Optional[_Union[PolicyLoss, _Mapping]] = ..., beta: _Optional[float] = ..., kl_correction: _Optional[bool] = ...) -> None: ...
 
 class CompletionOptions(_message.Message):
     __slots__ = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "batch_rows", "num_samples")
@@ -849,7 +877,7 @@ class ValueOptions(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., clip: _Optional[float] = ...) -> None: ...
 
 class PpoSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "rewards", "max_failed_rewards", "rollout", "update", "loss", "kl", "score", "advantage", "value")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "base", "output", "data", "adapter", "duration", "optimizer", "batch", "checkpoint", "held_out", "averaging", "memory", "trackers", "then", "template", "rewards", "max_failed_rewards", "rollout", "update", "environment", "loss", "kl", "score", "advantage", "value")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -872,6 +900,7 @@ class PpoSpec(_message.Message):
     MAX_FAILED_REWARDS_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     KL_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -899,12 +928,13 @@ class PpoSpec(_message.Message):
     max_failed_rewards: float
     rollout: CompletionOptions
     update: PpoUpdateOptions
+    environment: Environment
     loss: PpoLossOptions
     kl: KlPenalty
     score: ScoreOptions
     advantage: AdvantageOptions
     value: ValueOptions
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[CompletionOptions, _Mapping]] = ..., update: _Optional[_Union[PpoUpdateOptions, _Mapping]] = ..., loss: _Optional[_Union[PpoLossOptions, _Mapping]] = ..., kl: _Optional[_Union[KlPenalty, _Mapping]] = ..., score: _Optional[_Union[ScoreOptions, _Mapping]] = ..., advantage: _Optional[_Union[AdvantageOptions, _Mapping]] = ..., value: _Optional[_Union[ValueOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., base: _Optional[str] = ..., output: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., duration: _Optional[_Union[Duration, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerOptions, _Mapping]] = ..., batch: _Optional[_Union[BatchOptions, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointOptions, _Mapping]] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., averaging: _Optional[_Union[Averaging, _Mapping]] = ..., memory: _Optional[_Union[MemoryOptions, _Mapping]] = ..., trackers: _Optional[_Iterable[str]] = ..., then: _Optional[_Union[Then, _Mapping]] = ..., template: _Optional[_Union[TrainTemplate, _Mapping]] = ..., rewards: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., max_failed_rewards: _Optional[float] = ..., rollout: _Optional[_Union[CompletionOptions, _Mapping]] = ..., update: _Optional[_Union[PpoUpdateOptions, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., loss: _Optional[_Union[PpoLossOptions, _Mapping]] = ..., kl: _Optional[_Union[KlPenalty, _Mapping]] = ..., score: _Optional[_Union[ScoreOptions, _Mapping]] = ..., advantage: _Optional[_Union[AdvantageOptions, _Mapping]] = ..., value: _Optional[_Union[ValueOptions, _Mapping]] = ...) -> None: ...
 
 class OwnEvalTemplate(_message.Message):
     __slots__ = ()

@@ -25,7 +25,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServicer):  # type: ignore[misc]
         (project,) = names.parse(request.parent, names.PROJECT, field="parent")
         request_id = names.check_request_id(request.request_id)
         spec = jobs.read_spec(request.spec)
-        jobs.check_functions(spec, self._core.settings.reward_modules)
+        jobs.check_allowed(spec, self._core.settings.reward_modules, self._core.settings.python_tool)
         policies = self._core.policy
         if jobs.wants_suites(spec):
             await self._core.ensure_suites(project)

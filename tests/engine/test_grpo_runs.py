@@ -13,13 +13,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from posttrain.engine import feed, loop, rollout
+from posttrain.engine import feed, loop
 from posttrain.engine.checkpoint import find_checkpoints
 from posttrain.engine.events import HeldOutMetrics, Note
 from posttrain.engine.experience import Experience, from_checkpoint, to_plain, to_tensors
 from posttrain.engine.methods import on_policy
 from posttrain.engine.methods.grpo import GrpoMethod
 from posttrain.engine.rewards import RewardProcess, Scored
+from posttrain.engine.rollout import passes, sampling
 from posttrain.engine.run import run_training
 from posttrain.engine.spec import parse_spec
 from posttrain.engine.task import TrainTask
@@ -70,7 +71,7 @@ def test_killed_at_any_stage_it_goes_the_same_way(tmp_path: Path, monkeypatch: p
     steps = {"duration": {"type": "steps", "max_steps": 5}, "checkpoint": {"every_steps": 2}}
     task = task_of(tmp_path, update={"num_epochs": 2}, **steps)
     places: dict[str, tuple[Any, str]] = {
-        "rollout": (rollout, "_decode"),
+        "rollout": (passes, "decode"),
         "scoring": (RewardProcess, "score"),
         "logps": (on_policy, "policy_logps"),
         "samples": (feed.RolloutFeed, "_write"),
@@ -266,14 +267,14 @@ def test_answers_that_no_checker_reads_are_counted(tmp_path: Path, monkeypatch: 
 
 
 def test_a_rollout_that_overflows_names_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = rollout._decode
+    original = passes.decode
 
     def broken(*given: Any) -> torch.Tensor:
         logits_AV = original(*given)
         logits_AV[0] = math.nan
         return logits_AV
 
-    monkeypatch.setattr(rollout, "_decode", broken)
+    monkeypatch.setattr(passes, "decode", broken)
     record = failed(task_of(tmp_path, duration={"type": "steps", "max_steps": 1}), tmp_path / "a1")
     assert record.code == "NON_FINITE"
     assert "data@1 row " in record.message
@@ -337,14 +338,14 @@ def test_prompts_that_leave_no_room_are_refused_or_left_out_and_a_full_context_e
 
 def stops_at(monkeypatch: pytest.MonkeyPatch, token: int) -> None:
     """Lets every completion choose this token and no other."""
-    original = rollout._choose
+    original = sampling.choose
 
     def choose(rows: Any, logits_AV: torch.Tensor, settings: Any) -> None:
         forced_AV = logits_AV.clone()
         forced_AV[:, token] += 1e4
         original(rows, forced_AV, settings)
 
-    monkeypatch.setattr(rollout, "_choose", choose)
+    monkeypatch.setattr(sampling, "choose", choose)
 
 
 def test_a_model_that_stops_at_once_gives_empty_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

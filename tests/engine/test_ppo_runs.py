@@ -15,13 +15,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from posttrain.engine import loop, rollout
+from posttrain.engine import loop
 from posttrain.engine.checkpoint import find_checkpoints
 from posttrain.engine.events import HeldOutMetrics, Note
 from posttrain.engine.experience import from_checkpoint, to_plain, to_tensors
 from posttrain.engine.methods import on_policy, ppo
 from posttrain.engine.methods.ppo import PpoMethod
 from posttrain.engine.rewards import RewardProcess, Scored
+from posttrain.engine.rollout import passes
 from posttrain.engine.run import run_training
 from posttrain.engine.task import TrainTask
 from tests.engine.on_policy_runs import (
@@ -94,7 +95,7 @@ def test_killed_at_any_stage_it_goes_the_same_way(tmp_path: Path, monkeypatch: p
     kl = {"type": "adaptive", "target": 0.01}
     task = task_of(tmp_path, update={"num_epochs": 2}, kl=kl, adapter=LORA, **steps(5, every=2))
     places: dict[str, tuple[Any, str]] = {
-        "rollout": (rollout, "_decode"),
+        "rollout": (passes, "decode"),
         "scoring": (RewardProcess, "score"),
         "logps": (on_policy, "policy_logps"),
         "values": (ppo, "state_values"),

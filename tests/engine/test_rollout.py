@@ -10,11 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.engine import attention, rollout
+from posttrain.engine import attention
 from posttrain.engine.errors import CancelledError, DataError, NonFiniteError, SpecError
 from posttrain.engine.kv_cache import KvCache, Prefill
 from posttrain.engine.models import LanguageModel
-from posttrain.engine.rollout import Completion, GenerationSettings, generate, generate_groups, sample, score
+from posttrain.engine.rollout import (
+    Completion,
+    GenerationSettings,
+    generate,
+    generate_groups,
+    passes,
+    sample,
+    sampling,
+    score,
+)
+from posttrain.engine.rollout.rows import Row
+from posttrain.engine.spec import MIN_TEMPERATURE
 from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
 
 STOP = 7
@@ -290,11 +301,11 @@ def test_logits_that_are_not_finite_name_the_prompt(temperature: float, value: f
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_of_a_single_row_that_are_not_finite(temperature: float) -> None:
     settings = GenerationSettings(max_new_tokens=3, temperature=temperature)
-    rows = [rollout._Row(4, [1, 2], torch.rand(3, dtype=torch.float64), [9]), rollout._Row(7, [1], None, [])]
+    rows = [Row(4, [1, 2], torch.rand(3, dtype=torch.float64), [9]), Row(7, [1], None, [])]
     for logits in ([math.inf, 0.0], [math.nan, 0.0], [-math.inf, -math.inf]):
         with pytest.raises(NonFiniteError, match="prompt 4: the logits after 3 tokens"):
-            rollout._choose(rows[:1], torch.tensor([logits]), settings)
-    rollout._choose(rows[:1], torch.tensor([[-math.inf, 2.0]]), settings)  # a token that is ruled out is none
+            sampling.choose(rows[:1], torch.tensor([logits]), settings)
+    sampling.choose(rows[:1], torch.tensor([[-math.inf, 2.0]]), settings)  # a token that is ruled out is none
     assert (rows[0].token_ids, rows[0].logps) == ([9, 1], [0.0])
 
 
@@ -313,7 +324,7 @@ def test_bad_settings_are_refused(bad: dict[str, Any], name: str) -> None:
         GenerationSettings(**{"max_new_tokens": 1, **bad})
 
 
-@pytest.mark.parametrize("temperature", [0.0, rollout.MIN_TEMPERATURE, 5.0])
+@pytest.mark.parametrize("temperature", [0.0, MIN_TEMPERATURE, 5.0])
 def test_temperatures_that_can_be_computed_are_taken(temperature: float) -> None:
     settings = GenerationSettings(max_new_tokens=2, temperature=temperature)
     (completion,) = generate(tiny_model("llama"), [[1, 2]], settings)
@@ -325,7 +336,7 @@ def test_linears_of_few_rows_compute_the_same_and_are_put_back(monkeypatch: pyte
     model, x = tiny_model("llama"), torch.randn(5, 1, 32)
     layer = model.module.model.layers[0].self_attn.q_proj
     expected = layer(x)
-    with rollout.skinny_linears(model.module):
+    with passes.skinny_linears(model.module):
         assert "forward" in vars(layer)
         torch.testing.assert_close(layer(x), expected)
         torch.testing.assert_close(layer(x[:1]), expected[:1])

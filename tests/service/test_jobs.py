@@ -315,6 +315,30 @@ def children_of(server: Server, job: jobs_pb2.Job) -> list[jobs_pb2.Job]:
     return list(server.jobs.ListJobs(jobs_pb2.ListJobsRequest(parent=PROJECT, filter=f"parent:{number}")).jobs)
 
 
+@pytest.mark.parametrize("is_allowed", [False, True])
+def test_python_runs_where_the_server_allows_it(serve: Callable[..., Server], is_allowed: bool) -> None:
+    server = serve(fake=True, settings={"python_tool": is_allowed})
+    version = upload(server, b'{"prompt": "q", "checker": "none"}\n', "prompts")
+    server.datasets.SealDataset(datasets_pb2.SealDatasetRequest(name=version.name))
+    spec = train_spec(
+        "steps=1", kind="grpo", data=[{"dataset": "prompts@1"}],
+        rewards=[{"type": "regex", "pattern": "x"}], environment={"type": "tools", "tools": ["python"]},
+    )  # fmt: skip
+    if not is_allowed:
+        for validate_only in (False, True):
+            with refused() as said:
+                submit(server, spec, validate_only=validate_only)
+            assert said.fields == {"environment.tools": "the server does not let models run Python"}
+        assert count(server) == 0
+        return
+    job = submit(server, spec)
+    server.until(job.name, "SUCCEEDED")
+    (path,) = (server.home / "jobs" / job.name.rpartition("/")[2]).glob("attempts/1/assignment.json")
+    task = TASK.validate_json(path.read_bytes())
+    assert isinstance(task, TrainTask)
+    assert task.python_tool, "the worker asks again"
+
+
 def test_functions_as_rewards_are_of_modules_that_the_server_allows(serve: Callable[..., Server]) -> None:
     server = serve(fake=True, settings={"reward_modules": ["good.rewards", "other"]})
     row = b'{"prompt": "q", "checker": "none"}\n'
