@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sqlmodel import col, desc, select
 
@@ -13,26 +12,15 @@ from posttrain.evals.errors import EvalError
 from posttrain.evals.gate import run_gate
 from posttrain.evals.policy import Baseline, Policy
 from posttrain.evals.report import GateReport
-from posttrain.registry.errors import InvalidArgumentError, NotFoundError, TamperedError, Unmet, UnmetError
+from posttrain.registry.errors import NotFoundError, TamperedError, Unmet
 from posttrain.registry.evaluations import get_run, load_run
+from posttrain.registry.evidence import BASELINES, Evidence, gather
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import check_alias, shown
 from posttrain.registry.store import Store
-from posttrain.registry.suites import list_suites
-from posttrain.registry.tables import AliasRecord, EvalRunRecord, GateRunRecord, PolicyRecord, VersionRecord
+from posttrain.registry.tables import EvalRunRecord, GateRunRecord, PolicyRecord, VersionRecord
 from posttrain.registry.transaction import TransactionBase
-from posttrain.registry.versions import checked_manifest, get_version, version_by_id
-
-BASELINES: tuple[Baseline, ...] = ("parent", "champion")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a gate compares: one run of the candidate, and one of each baseline that there is."""
-
-    version: VersionRecord
-    candidate: EvalRunRecord
-    baselines: dict[Baseline, tuple[VersionRecord, EvalRunRecord]]
+from posttrain.registry.versions import get_version, version_by_id
 
 
 def create_gate_run(
@@ -44,14 +32,16 @@ def create_gate_run(
     runs: Mapping[str, str] | None = None,
     actor: str = "",
 ) -> GateRunRecord:
-    """Judges a version under a policy against its parent and the alias's champion. Equal inputs: the same gate run.
+    """Judges a version under a policy against its parent, the alias's champion and the policy's ancestor. Equal inputs:
+    the same gate run.
 
-    `runs` names the evaluations (`candidate`, `parent`, `champion` -> id); those not named are the newest that fit.
+    `runs` names the evaluations (`candidate` or a baseline -> id); those not named are the newest that fit.
 
     Raises:
         NotFoundError: no such version or evaluation.
         UnmetError: an evaluation is missing; the items say which.
-        InvalidArgumentError: an evaluation named in `runs` is of another version.
+        InvalidArgumentError: an evaluation named in `runs` is of another version, or the candidate did not come from
+            the ancestor that the policy pins.
         TamperedError: rows or a manifest were changed.
     """
     check_alias(alias)
@@ -113,69 +103,6 @@ def create_gate_run(
         return record
 
 
-def gather(
-    tx: TransactionBase, project: str, version: VersionRecord, policy: Policy, alias: str, runs: Mapping[str, str]
-) -> Evidence:
-    """Finds the evaluations that a gate needs, as `create_gate_run` says."""
-    unknown = set(runs) - {"candidate", *BASELINES}
-    if unknown:
-        raise InvalidArgumentError(f"{shown(sorted(unknown)[0])} is no side of a gate", "runs")
-    named = tx.session.get(AliasRecord, (project, version.model, alias))
-    sides: dict[Baseline, VersionRecord] = {}
-    if version.parent is not None:
-        sides["parent"] = version_by_id(tx, version.parent)
-    if named is not None:
-        sides["champion"] = version_by_id(tx, named.version)
-    suites = {suite.name: suite.digest for suite in list_suites(tx, project)}
-    wanted = {name: suites.get(name, "") for name in policy.suites}
-    missing = [
-        Unmet("NO_SUITE", name, f"the policy names suite {name}, which is not registered")
-        for name, digest in wanted.items()
-        if not digest
-    ]
-    found: dict[str, EvalRunRecord] = {}
-    for side, subject in [("candidate", version), *sides.items()]:
-        checked_manifest(tx, subject)
-        run = _pick(tx, project, subject, policy, wanted, runs.get(side, ""), version.template_digest)
-        if run is None:
-            under = "its own template" if subject.template_digest else f"the template of {version.ref}"
-            names = ", ".join(policy.suites)
-            message = f"{subject.ref} ({side}) was not evaluated on {names} ({policy.shard} shard) under {under}"
-            missing.append(Unmet("NO_EVIDENCE", subject.ref, message, baseline="" if side == "candidate" else side))
-        else:
-            found[side] = run
-    if missing:
-        raise UnmetError("; ".join(item.message for item in missing), missing, "evaluate what is missing")
-    return Evidence(version, found["candidate"], {side: (subject, found[side]) for side, subject in sides.items()})
-
-
-def _pick(
-    tx: TransactionBase,
-    project: str,
-    subject: VersionRecord,
-    policy: Policy,
-    suites: Mapping[str, str],
-    run_id: str,
-    template_digest: str,
-) -> EvalRunRecord | None:
-    if run_id:
-        run = get_run(tx, project, run_id)
-        if run.version != subject.id or run.version_digest != subject.digest:
-            raise InvalidArgumentError(f"evaluation {run.id} is not of {subject.ref}", "runs")
-        return run
-    query = select(EvalRunRecord).where(
-        EvalRunRecord.project == project, EvalRunRecord.version == subject.id, EvalRunRecord.shard == policy.shard
-    )
-    for run in tx.session.exec(query.order_by(desc(EvalRunRecord.seq))).all():
-        if subject.template_digest:
-            fits = run.template == "own"
-        else:
-            fits = run.template.startswith("version:") and run.template_digest == template_digest
-        if fits and all(run.suites.get(name) == digest for name, digest in suites.items()):
-            return run
-    return None
-
-
 def compute(store: Store, policy: Policy, evidence: Evidence) -> GateReport:
     """The verdict over the stored rows, every byte hashed again.
 
@@ -195,8 +122,7 @@ def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
             sides: dict[Baseline, tuple[VersionRecord, EvalRunRecord]] = {}
             for item in gate.baselines:
                 run = get_run(tx, project, item["eval_run"])
-                name: Baseline = "parent" if item["name"] == "parent" else "champion"
-                sides[name] = (version_by_id(tx, run.version), run)
+                sides[_side(item["name"])] = (version_by_id(tx, run.version), run)
             evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides)
         report = compute(store, policy, evidence)
     except (TamperedError, NotFoundError, EvalError) as error:
@@ -210,6 +136,14 @@ def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
         for owner, info in owners
         if info.manifest_digest != owner.digest
     ]
+
+
+def _side(name: str) -> Baseline:
+    """Raises TamperedError: it is no baseline of a gate."""
+    for known in BASELINES:
+        if name == known:
+            return known
+    raise TamperedError(f"{shown(name)} is no side of a gate")
 
 
 def stored_policy(tx: TransactionBase, project: str, digest: str) -> Policy:

@@ -112,7 +112,7 @@ class ChainRecord(Table, table=True):
     message: str = ""
     version: int = 1  # compare-and-swap counter
     model_version: str = ""  # NAME@NUMBER, once registered
-    eval_jobs: dict[str, str] = Field(default_factory=dict, sa_type=JSON)  # candidate, parent, champion -> job
+    eval_jobs: dict[str, str] = Field(default_factory=dict, sa_type=JSON)  # side -> job
     eval_runs: list[str] = Field(default_factory=list, sa_type=JSON)
     gate_run: str = ""
     promotion: str = ""

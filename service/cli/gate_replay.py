@@ -133,7 +133,8 @@ def _stored(home: Path, gate_run: str) -> _Evidence:
         TamperedError: rows or the policy are not what was recorded.
     """
     from posttrain.registry.evaluations import get_run, load_run
-    from posttrain.registry.gates import BASELINES, get_gate_run, stored_policy
+    from posttrain.registry.evidence import BASELINES
+    from posttrain.registry.gates import get_gate_run, stored_policy
     from posttrain.registry.store import open_store
 
     parts = gate_run.split("/")  # an id, or projects/PROJECT/gateRuns/ID

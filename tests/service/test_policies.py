@@ -33,10 +33,13 @@ def test_options_of_rows_alone_are_taken(tmp_path: Path, option: str) -> None:
     assert in_force(tmp_path, option) == "mine"
 
 
+def test_a_pinned_ancestor_is_taken(tmp_path: Path) -> None:
+    assert in_force(tmp_path, "ancestor: bot@1", "ancestor") == "mine"
+
+
 @pytest.mark.parametrize(
     ("option", "baseline", "name"),
     [
-        ("ancestor: bot@1", "ancestor", "ancestor"),
         ("attempts: {budget: 5}", "parent", "attempts"),
         ("noise_floor: {of: parent}", "parent", "noise_floor"),
     ],
