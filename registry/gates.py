@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 from sqlmodel import col, desc, select
 
@@ -12,6 +13,7 @@ from posttrain.evals.errors import EvalError
 from posttrain.evals.gate import run_gate
 from posttrain.evals.policy import Baseline, Policy
 from posttrain.evals.report import GateReport
+from posttrain.registry.attempts import Attempt, keep_attempt, next_attempt
 from posttrain.registry.errors import NotFoundError, TamperedError, Unmet
 from posttrain.registry.evaluations import get_run, load_run
 from posttrain.registry.evidence import BASELINES, Evidence, gather
@@ -35,6 +37,8 @@ def create_gate_run(
     """Judges a version under a policy against its parent, the alias's champion and the policy's ancestor. Equal inputs:
     the same gate run.
 
+    A policy with a budget gets the number of this attempt (attempts.py), which is recorded with the verdict.
+
     `runs` names the evaluations (`candidate` or a baseline -> id); those not named are the newest that fit.
 
     Raises:
@@ -47,9 +51,30 @@ def create_gate_run(
     check_alias(alias)
     with store.read() as tx:
         evidence = gather(tx, project, get_version(tx, project, candidate), policy, alias, runs or {})
-        champion = evidence.baselines.get("champion")
-    report = compute(store, policy, evidence)
-    text = report.canonical_json()
+    while True:
+        with store.read() as tx:
+            attempt = _attempt(tx, policy, alias, evidence)
+        report = compute(store, policy, evidence, attempt.number if attempt else None)
+        with store.transaction(actor) as tx:
+            if _attempt(tx, policy, alias, evidence) == attempt:
+                return _record(tx, project, policy, alias, evidence, report, attempt)
+        # Somebody else took this number while the rows were judged: judge them at the next one's level.
+
+
+def _attempt(tx: TransactionBase, policy: Policy, alias: str, evidence: Evidence) -> Attempt | None:
+    others = {name: run for name, (_, run) in evidence.baselines.items()}
+    return next_attempt(tx, policy, alias, evidence.version, evidence.candidate, others)
+
+
+def _record(
+    tx: TransactionBase,
+    project: str,
+    policy: Policy,
+    alias: str,
+    evidence: Evidence,
+    report: GateReport,
+    attempt: Attempt | None,
+) -> GateRunRecord:
     inputs = {
         "version": evidence.version.digest,
         "alias": alias,
@@ -59,58 +84,59 @@ def create_gate_run(
         "report": report.digest,  # the same inputs judged by other code are another gate run
     }
     digest = sha256_text(canonical_json(inputs))
-    with store.transaction(actor) as tx:
-        query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.input_digest == digest)
-        known = tx.session.exec(query).first()
-        if known is not None:
-            return known
-        if tx.session.get(PolicyRecord, (project, policy.digest)) is None:
-            tx.add(
-                PolicyRecord(
-                    project=project, digest=policy.digest, name=policy.name, text=canonical_json(policy), created=tx.now
-                )
-            )
-        assert evidence.version.id is not None
-        record = tx.add(
-            GateRunRecord(
-                id=f"gate-{secrets.token_hex(5)}",
-                project=project,
-                input_digest=digest,
-                version=evidence.version.id,
-                version_digest=evidence.version.digest,
-                alias=alias,
-                policy=policy.name,
-                policy_digest=policy.digest,
-                candidate_run=evidence.candidate.id,
-                baselines=[
-                    {"name": name, "ref": version.ref, "digest": version.digest, "eval_run": run.id}
-                    for name, (version, run) in sorted(evidence.baselines.items())
-                ],
-                verdict=report.verdict,
-                improved=report.improved,
-                report_json=text,
-                report_digest=report.digest,
-                created=tx.now,
-            )
+    query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.input_digest == digest)
+    known = tx.session.exec(query).first()
+    if known is not None:
+        return known
+    if tx.session.get(PolicyRecord, (project, policy.digest)) is None:
+        text = canonical_json(policy)
+        tx.add(PolicyRecord(project=project, digest=policy.digest, name=policy.name, text=text, created=tx.now))
+    assert evidence.version.id is not None
+    record = tx.add(
+        GateRunRecord(
+            id=f"gate-{secrets.token_hex(5)}",
+            project=project,
+            input_digest=digest,
+            version=evidence.version.id,
+            version_digest=evidence.version.digest,
+            alias=alias,
+            policy=policy.name,
+            policy_digest=policy.digest,
+            candidate_run=evidence.candidate.id,
+            baselines=[
+                {"name": name, "ref": version.ref, "digest": version.digest, "eval_run": run.id}
+                for name, (version, run) in sorted(evidence.baselines.items())
+            ],
+            verdict=report.verdict,
+            improved=report.improved,
+            report_json=report.canonical_json(),
+            report_digest=report.digest,
+            attempt=attempt.number if attempt else 0,
+            created=tx.now,
         )
-        body = {
-            "version": evidence.version.ref,
-            "verdict": report.verdict,
-            "report": report.digest,
-            "champion": champion[0].ref if champion else "",
-        }
-        tx.audit(project, "gate.run", f"gateRuns/{record.id}", body)
-        return record
+    )
+    keep_attempt(tx, evidence.version, evidence.candidate, record, attempt)
+    champion = evidence.baselines.get("champion")
+    body: dict[str, Any] = {
+        "version": evidence.version.ref,
+        "verdict": report.verdict,
+        "report": report.digest,
+        "champion": champion[0].ref if champion else "",
+    }
+    if attempt is not None:
+        body["attempt"] = attempt.number
+    tx.audit(project, "gate.run", f"gateRuns/{record.id}", body)
+    return record
 
 
-def compute(store: Store, policy: Policy, evidence: Evidence) -> GateReport:
-    """The verdict over the stored rows, every byte hashed again.
+def compute(store: Store, policy: Policy, evidence: Evidence, attempt: int | None) -> GateReport:
+    """The verdict over the stored rows, every byte hashed again. `attempt` is what `run_gate` takes.
 
     Raises:
         TamperedError: rows are not what was recorded.
     """
     baselines = {name: load_run(store, run) for name, (_, run) in evidence.baselines.items()}
-    return run_gate(policy, load_run(store, evidence.candidate), baselines)
+    return run_gate(policy, load_run(store, evidence.candidate), baselines, attempt=attempt)
 
 
 def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
@@ -124,7 +150,7 @@ def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
                 run = get_run(tx, project, item["eval_run"])
                 sides[_side(item["name"])] = (version_by_id(tx, run.version), run)
             evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides)
-        report = compute(store, policy, evidence)
+        report = compute(store, policy, evidence, gate.attempt or None)
     except (TamperedError, NotFoundError, EvalError) as error:
         return [Unmet("TAMPERED", gate.id, f"the evidence of {gate.id} was changed: {error}")]
     stored = sha256_text(gate.report_json)

@@ -267,6 +267,8 @@ def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
         create_time=timestamp(record.created),
         alias=record.alias,
         explanation=explain(report),
+        attempt=record.attempt,
+        attempts_budget=report.attempt.budget if report.attempt else 0,
     )
 
 

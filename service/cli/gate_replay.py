@@ -28,6 +28,7 @@ class _Evidence:
     baselines: dict[Baseline, EvalRun] = field(default_factory=dict)
     policy: Policy | None = None
     stored: str = ""
+    attempt: int | None = None
 
 
 @click.command()
@@ -84,12 +85,15 @@ def replay(
     else:
         if parent or champion or expect:
             raise click.UsageError("a gate run has its own rows and report: leave out --parent, --champion, --expect")
+        if attempt and not policy:
+            raise click.UsageError("a gate run has its own number: --attempt goes with --policy")
         evidence = _stored(absolute_home(home), gate_run)
     evidence.baselines |= {name: _rows(path) for name, path in files.items() if path}
     judged_under = load_policy(policy) if policy else evidence.policy
     assert judged_under is not None
     second = _rows(repeat) if repeat else None
-    report = run_gate(judged_under, evidence.candidate, evidence.baselines, attempt=attempt, repeat=second)
+    number = attempt or evidence.attempt
+    report = run_gate(judged_under, evidence.candidate, evidence.baselines, attempt=number, repeat=second)
     flips = flip_lists(judged_under, evidence.candidate, evidence.baselines)
     for path, text in (
         (out, report.canonical_json()),
@@ -146,4 +150,5 @@ def _stored(home: Path, gate_run: str) -> _Evidence:
             candidate = get_run(tx, project, record.candidate_run)
             sides = {item["name"]: get_run(tx, project, item["eval_run"]) for item in record.baselines}
         baselines = {name: load_run(store, sides[name]) for name in BASELINES if name in sides}
-        return _Evidence(load_run(store, candidate), baselines, policy, record.report_json)
+        rows = load_run(store, candidate)
+        return _Evidence(rows, baselines, policy, record.report_json, record.attempt or None)

@@ -195,12 +195,15 @@ class World:
         )
         return EvalRun(header=header, rows=rows)
 
-    def evaluated(self, version: VersionRecord, right: int = NUM_ROWS, template_of: str = "") -> EvalRunRecord:
+    def evaluated(
+        self, version: VersionRecord, right: int = NUM_ROWS, template_of: str = "", **header: Any
+    ) -> EvalRunRecord:
         """Rows with the first `right` of 240 answers right; a base answers under the template of `template_of`."""
         template = {"type": "version", "version": template_of} if template_of else {"type": "own"}
         task = self.evaluate_job(version.ref, template)
         path = self.fresh("rows.jsonl")
-        write_rows(path, self.make_rows(task, [1.0] * right + [0.0] * (NUM_ROWS - right), version))
+        run = self.make_rows(task, [1.0] * right + [0.0] * (NUM_ROWS - right), version)
+        write_rows(path, run.model_copy(update={"header": run.header.model_copy(update=header)}))
         return record_eval_run(self.store, P, task, path)
 
     def gate(self, version: VersionRecord, alias: str = "production", policy: str = "toy") -> GateRunRecord:

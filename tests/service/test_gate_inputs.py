@@ -7,8 +7,9 @@ from collections.abc import Callable
 from posttrain.service.proto import gates_pb2, jobs_pb2
 
 from .asking import GATE, refused, submit, train_spec
+from .conftest import POLICY
 from .serving import PROJECT, Server
-from .test_chain import aliases, gate_runs
+from .test_chain import aliases, gate_runs, promotions
 from .test_jobs import children_of
 
 PINNED = """
@@ -83,3 +84,35 @@ def test_the_policy_pins_another_version_while_a_chain_evaluates(serve: Callable
     done = server.until_chain(slow.name, "DONE", "CHAIN_FAILED")
     assert done.chain.step == jobs_pb2.DONE, done.chain.message
     assert [item for item in gate_runs(server)[0].baselines if "ancestor" in item] == ["ancestor tiny@1"]
+
+
+# -- attempts ----------------------------------------------------------------------------------------------------------
+
+BUDGET = POLICY.replace("version: 1", "version: 2\nattempts: {budget: 2}")
+
+
+def test_attempts_are_counted_over_names_and_kills_and_shown(serve: Callable[..., Server]) -> None:
+    """A service that dies between evaluating and judging, an output that is renamed, a verdict for another alias."""
+    server = serve(fake=True, crash_at="gate:begin")
+    set_policy(server, BUDGET)
+    first = submit(server, train_spec("steps=1", then=GATE))
+    server.await_crash()
+    server.start()
+    done = server.until_chain(first.name, "DONE")
+    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert (gate.attempt, gate.attempts_budget, gate.verdict) == (1, 2, gates_pb2.PASS), "neither base nor kill counts"
+    assert "attempt    1 of 2, one-sided level 0.0250" in gate.explanation
+    second = submit(server, train_spec("steps=1", seed=1, output="other", then=GATE))
+    done = server.until_chain(second.name, "DONE")
+    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert (gate.attempt, gate.verdict) == (2, gates_pb2.PASS)
+    third = submit(server, train_spec("steps=1", seed=2, then=GATE))
+    done = server.until_chain(third.name, "DONE")
+    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert (gate.attempt, gate.verdict) == (3, gates_pb2.INCONCLUSIVE), "the champion again is no attempt"
+    assert [reason.code for reason in gate.reasons] == ["ATTEMPTS_EXHAUSTED"]
+    assert "ATTEMPTS_EXHAUSTED" in {item.code for item in promotions(server)[0].missing}
+    by_hand = gates_pb2.CreateGateRunRequest(parent=PROJECT, candidate=gate.candidate, policy="tiny")
+    assert server.gates.CreateGateRun(by_hand).name == gate.name, "the same verdict has the same number"
+    by_hand.alias = "staging"
+    assert server.gates.CreateGateRun(by_hand).attempt == 4

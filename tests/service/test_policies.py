@@ -33,14 +33,14 @@ def test_options_of_rows_alone_are_taken(tmp_path: Path, option: str) -> None:
     assert in_force(tmp_path, option) == "mine"
 
 
-def test_a_pinned_ancestor_is_taken(tmp_path: Path) -> None:
+def test_a_pinned_ancestor_and_a_budget_are_taken(tmp_path: Path) -> None:
     assert in_force(tmp_path, "ancestor: bot@1", "ancestor") == "mine"
+    assert in_force(tmp_path, "attempts: {budget: 5}") == "mine"
 
 
 @pytest.mark.parametrize(
     ("option", "baseline", "name"),
     [
-        ("attempts: {budget: 5}", "parent", "attempts"),
         ("noise_floor: {of: parent}", "parent", "noise_floor"),
     ],
 )
