@@ -5,8 +5,8 @@ from one another, and versions of equal weights, whatever their project. An atte
 questions of the shard, counted when its rows are recorded, whether anybody judges them or not; the first verdict over
 these rows has the evaluation's number, and each other verdict over them (another policy, alias or baseline) draws one
 of its own, in the transaction that records it. Not counted: rows that are there already, byte for byte; an import
-without a template, which no gate passes; and a baseline that a chain evaluates, if it was counted before or is an
-import.
+without a template, which no gate passes; a second run (of a noise floor) of a version that was counted before; and a
+baseline that a chain evaluates, if it was counted before or is an import.
 
 Two suites count together if their shards share a question, whatever they are called. Numbers are kept in records that
 the database neither changes nor deletes.
@@ -84,7 +84,12 @@ def keep_attempt(
 def count_evaluation(tx: ChainOperations, version: VersionRecord, run: EvalRunRecord) -> None:
     """Counts recorded rows as an attempt, in the transaction that records them, unless they are none."""
     is_raw = version.parent is None and not version.template_digest
-    if is_raw or look_of(tx, run.rows_digest) is not None or _is_known_baseline(tx, version, run):
+    if is_raw or look_of(tx, run.rows_digest) is not None:
+        return
+    is_counted = tx.session.exec(select(ShardLookRecord).where(ShardLookRecord.version == version.id)).first()
+    if is_counted and run.repeat:
+        return  # no evidence of a candidate, so no other chance for it
+    if _is_baseline(tx, run) and (is_counted or version.parent is None):
         return
     _add(tx, version, run, _draw(tx, version, run.shard, run.suites), None)
 
@@ -132,16 +137,17 @@ def _sides(tx: TransactionBase, gate: GateRunRecord) -> dict[str, str]:
     for item in gate.baselines:
         query = select(EvalRunRecord).where(EvalRunRecord.id == item["eval_run"])
         found[item["name"]] = tx.one(query, f"no evaluation {item['eval_run']}").rows_digest
+    if gate.repeat_run:
+        query = select(EvalRunRecord).where(EvalRunRecord.id == gate.repeat_run)
+        found["repeat"] = tx.one(query, f"no evaluation {gate.repeat_run}").rows_digest
     return found
 
 
-def _is_known_baseline(tx: ChainOperations, version: VersionRecord, run: EvalRunRecord) -> bool:
+def _is_baseline(tx: ChainOperations, run: EvalRunRecord) -> bool:
+    """Whether a chain had this evaluated for another side than the candidate's."""
     parent = tx.get_job(run.project, run.job).parent_job
     chain = tx.get_chain(parent) if parent else None
-    if chain is None or chain.eval_jobs.get("candidate") == run.job or run.job not in chain.eval_jobs.values():
-        return False
-    seen = select(ShardLookRecord).where(ShardLookRecord.version == version.id)
-    return version.parent is None or tx.session.exec(seen).first() is not None
+    return chain is not None and run.job in chain.eval_jobs.values() and chain.eval_jobs.get("candidate") != run.job
 
 
 # -- counting ---------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ def record_eval_run(store: Store, project: str, task: EvaluateTask, rows: Path, 
         "suites": (found, given),
         "rows' suites": ({row.suite for row in run.rows} - set(given), set()),
         "template": (header.template.type, task.spec.template.type),
+        "second run": (header.repeat.job if header.repeat else "", task.job if task.spec.repeat else ""),
     }
     if header.template.type == "own":
         facts["template digest"] = (header.template.digest, version.template_digest)
@@ -80,6 +81,7 @@ def record_eval_run(store: Store, project: str, task: EvaluateTask, rows: Path, 
                 rows_digest=blob.sha256,
                 num_rows=len(run.rows),
                 scores=scores(run.rows),
+                repeat=task.spec.repeat,
                 created=tx.now,
             )
         )

@@ -22,11 +22,19 @@ BASELINES: tuple[Baseline, ...] = ("parent", "champion", "ancestor")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a gate compares: one run of the candidate, and one of each baseline that there is."""
+    """What a gate compares: one run of the candidate, one of each baseline that there is, and the second run that the
+    policy's noise floor asks for."""
 
     version: VersionRecord
     candidate: EvalRunRecord
     baselines: dict[Baseline, tuple[VersionRecord, EvalRunRecord]]
+    repeat: EvalRunRecord | None = None
+
+    @property
+    def others(self) -> dict[str, EvalRunRecord]:
+        """The run of each side but the candidate's."""
+        found: dict[str, EvalRunRecord] = {name: run for name, (_, run) in self.baselines.items()}
+        return found | ({"repeat": self.repeat} if self.repeat else {})
 
 
 def pinned_ancestor(tx: TransactionBase, project: str, policy: Policy, descendant: str) -> VersionRecord | None:
@@ -52,7 +60,7 @@ def gather(
     tx: TransactionBase, project: str, version: VersionRecord, policy: Policy, alias: str, runs: Mapping[str, str]
 ) -> Evidence:
     """Finds the evaluations that a gate needs, as `create_gate_run` says."""
-    unknown = set(runs) - {"candidate", *BASELINES}
+    unknown = set(runs) - {"candidate", "repeat", *BASELINES}
     if unknown:
         raise InvalidArgumentError(f"{shown(sorted(unknown)[0])} is no side of a gate", "runs")
     named = tx.session.get(AliasRecord, (project, version.model, alias))
@@ -72,19 +80,27 @@ def gather(
         if not digest
     ]
     found: dict[str, EvalRunRecord] = {}
-    for side, subject in [("candidate", version), *sides.items()]:
+    asked: list[tuple[str, VersionRecord]] = [("candidate", version), *sides.items()]
+    repeated = policy.noise_floor.of if policy.noise_floor else ""
+    asked += [("repeat", subject) for side, subject in asked if side == repeated]
+    for side, subject in asked:
         checked_manifest(tx, subject)
-        run = _pick(tx, project, subject, policy, wanted, runs.get(side, ""), version.template_digest)
+        run = _pick(tx, project, subject, policy, wanted, runs.get(side, ""), version.template_digest, side == "repeat")
         if run is None:
             under = "its own template" if subject.template_digest else f"the template of {version.ref}"
             names = ", ".join(policy.suites)
-            message = f"{subject.ref} ({side}) was not evaluated on {names} ({policy.shard} shard) under {under}"
+            who = f"{subject.ref} ({side})"
+            again = ""
+            if side == "repeat":
+                who, side, again = f"{subject.ref} ({repeated})", repeated, " a second time (`posttrain eval --repeat`)"
+            message = f"{who} was not evaluated{again} on {names} ({policy.shard} shard) under {under}"
             missing.append(Unmet("NO_EVIDENCE", subject.ref, message, baseline="" if side == "candidate" else side))
         else:
             found[side] = run
     if missing:
         raise UnmetError("; ".join(item.message for item in missing), missing, "evaluate what is missing")
-    return Evidence(version, found["candidate"], {side: (subject, found[side]) for side, subject in sides.items()})
+    baselines = {side: (subject, found[side]) for side, subject in sides.items()}
+    return Evidence(version, found["candidate"], baselines, found.get("repeat"))
 
 
 def _pick(
@@ -95,14 +111,21 @@ def _pick(
     suites: Mapping[str, str],
     run_id: str,
     template_digest: str,
+    repeat: bool,
 ) -> EvalRunRecord | None:
     if run_id:
         run = get_run(tx, project, run_id)
         if run.version != subject.id or run.version_digest != subject.digest:
             raise InvalidArgumentError(f"evaluation {run.id} is not of {subject.ref}", "runs")
+        if run.repeat != repeat:
+            what = "no second run" if repeat else "a second run, and evidence of nothing else"
+            raise InvalidArgumentError(f"evaluation {run.id} is {what}", "runs")
         return run
     query = select(EvalRunRecord).where(
-        EvalRunRecord.project == project, EvalRunRecord.version == subject.id, EvalRunRecord.shard == policy.shard
+        EvalRunRecord.project == project,
+        EvalRunRecord.version == subject.id,
+        EvalRunRecord.shard == policy.shard,
+        EvalRunRecord.repeat == repeat,
     )
     for run in tx.session.exec(query.order_by(desc(EvalRunRecord.seq))).all():
         if subject.template_digest:

@@ -62,8 +62,7 @@ def create_gate_run(
 
 
 def _attempt(tx: TransactionBase, policy: Policy, alias: str, evidence: Evidence) -> Attempt | None:
-    others = {name: run for name, (_, run) in evidence.baselines.items()}
-    return next_attempt(tx, policy, alias, evidence.version, evidence.candidate, others)
+    return next_attempt(tx, policy, alias, evidence.version, evidence.candidate, evidence.others)
 
 
 def _record(
@@ -75,7 +74,7 @@ def _record(
     report: GateReport,
     attempt: Attempt | None,
 ) -> GateRunRecord:
-    inputs = {
+    inputs: dict[str, Any] = {
         "version": evidence.version.digest,
         "alias": alias,
         "policy": policy.digest,
@@ -83,6 +82,8 @@ def _record(
         "baselines": {name: [version.digest, run.rows_digest] for name, (version, run) in evidence.baselines.items()},
         "report": report.digest,  # the same inputs judged by other code are another gate run
     }
+    if evidence.repeat is not None:
+        inputs["repeat"] = evidence.repeat.rows_digest
     digest = sha256_text(canonical_json(inputs))
     query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.input_digest == digest)
     known = tx.session.exec(query).first()
@@ -112,6 +113,7 @@ def _record(
             report_json=report.canonical_json(),
             report_digest=report.digest,
             attempt=attempt.number if attempt else 0,
+            repeat_run=evidence.repeat.id if evidence.repeat else None,
             created=tx.now,
         )
     )
@@ -136,7 +138,8 @@ def compute(store: Store, policy: Policy, evidence: Evidence, attempt: int | Non
         TamperedError: rows are not what was recorded.
     """
     baselines = {name: load_run(store, run) for name, (_, run) in evidence.baselines.items()}
-    return run_gate(policy, load_run(store, evidence.candidate), baselines, attempt=attempt)
+    repeat = load_run(store, evidence.repeat) if evidence.repeat else None
+    return run_gate(policy, load_run(store, evidence.candidate), baselines, attempt=attempt, repeat=repeat)
 
 
 def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
@@ -149,7 +152,8 @@ def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
             for item in gate.baselines:
                 run = get_run(tx, project, item["eval_run"])
                 sides[_side(item["name"])] = (version_by_id(tx, run.version), run)
-            evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides)
+            repeat = get_run(tx, project, gate.repeat_run) if gate.repeat_run else None
+            evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides, repeat)
         report = compute(store, policy, evidence, gate.attempt or None)
     except (TamperedError, NotFoundError, EvalError) as error:
         return [Unmet("TAMPERED", gate.id, f"the evidence of {gate.id} was changed: {error}")]

@@ -296,6 +296,8 @@ class EvalRunRecord(Table, table=True):
     rows_digest: str
     num_rows: int
     scores: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    # A second run for a noise floor: evidence of nothing else.
+    repeat: bool = Field(default=False, sa_column_kwargs={"server_default": "0"})
     created: float
 
 
@@ -334,6 +336,7 @@ class GateRunRecord(Table, table=True):
     report_digest: str
     # Which of the lineage's attempts at the shard it is (attempts.py); 0: the policy has no budget.
     attempt: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    repeat_run: str | None = None  # an evaluation: the second run of a noise floor
     created: float
 
 

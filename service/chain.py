@@ -47,7 +47,8 @@ from posttrain.service.states import JobEvent
 
 ACTOR = "chain"
 MAX_SURPRISES = 5
-SIDES = ("candidate", *evidence.BASELINES)
+REPEAT = "repeat"  # a second run of the side that the policy's noise floor names
+SIDES = ("candidate", REPEAT, *evidence.BASELINES)
 PLAIN = "parent_plain"
 PLAIN_MAX_ROWS = 100  # stratified, per task: enough to tell a lack of skill from an untrained template
 log = logging.getLogger(__name__)
@@ -140,6 +141,12 @@ class ChainRunner:
                 raise ChainError(f"the evaluation of the {side} ({child.id}) is {child.state}: {why}")
         if any(child.state not in states.TERMINAL for child in children.values()):
             return True
+        first = chain.eval_jobs.get(policy.noise_floor.of, "") if policy.noise_floor else ""
+        if first and REPEAT not in chain.eval_jobs:
+            # After the others: as an attempt the second run of a candidate counts with the first (attempts.py).
+            await self._core.write(lambda tx: self._repeat(tx, job, chain, first), ACTOR)
+            self._point("evaluate:repeated")
+            return False
         runs = await self._core.read(lambda tx: self._runs(tx, chain))
         await self._swap(chain, step="GATE", eval_runs=list(dict.fromkeys(runs.values())), message="")
         return False
@@ -220,6 +227,14 @@ class ChainRunner:
         if "parent" in sides and not sides["parent"].template_digest:
             ask(PLAIN, sides["parent"], PlainEvalTemplate(num_shots=num_shots), PLAIN_MAX_ROWS)
         return wanted
+
+    def _repeat(self, tx: Transaction, job: JobRecord, chain: ChainRecord, first: str) -> ChainRecord:
+        """The same evaluation once more, each answer generated anew."""
+        spec = parse_spec(json.loads(tx.get_job(self._project, first).spec_json))
+        again = spec.model_copy(update={"repeat": True, "display_name": f"{spec.display_name}, second run"[:200]})
+        assert isinstance(again, EvaluateSpec)
+        made = {**chain.eval_jobs, REPEAT: self._child(tx, job, again)}
+        return tx.swap_chain(chain.job, chain.version, {"eval_jobs": made, "message": "evaluating a second time"})
 
     def _num_shots(self, suite_names: list[str]) -> int:
         """As many worked examples as a plain prompt wants and every suite has."""

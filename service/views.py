@@ -217,6 +217,7 @@ def eval_run_message(tx: Transaction, record: EvalRunRecord) -> gates_pb2.EvalRu
         num_rows=record.num_rows,
         scores=[gates_pb2.MetricScore(**score) for score in record.scores],
         create_time=timestamp(record.created),
+        repeat=record.repeat,
     )
 
 
@@ -248,6 +249,7 @@ def suite_message(record: SuiteRecord) -> gates_pb2.Suite:
 def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
     report = parse_report(record.report_json)
     runs = [record.candidate_run, *(item["eval_run"] for item in record.baselines)]
+    runs += [record.repeat_run] if record.repeat_run else []
     return gates_pb2.GateRun(
         name=names.fill(names.GATE_RUN, record.project, record.id),
         verdict=record.verdict,
@@ -269,6 +271,7 @@ def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
         explanation=explain(report),
         attempt=record.attempt,
         attempts_budget=report.attempt.budget if report.attempt else 0,
+        repeat_run=names.fill(names.EVAL_RUN, record.project, record.repeat_run) if record.repeat_run else "",
     )
 
 

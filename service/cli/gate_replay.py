@@ -29,6 +29,7 @@ class _Evidence:
     policy: Policy | None = None
     stored: str = ""
     attempt: int | None = None
+    repeat: EvalRun | None = None
 
 
 @click.command()
@@ -85,13 +86,14 @@ def replay(
     else:
         if parent or champion or expect:
             raise click.UsageError("a gate run has its own rows and report: leave out --parent, --champion, --expect")
-        if attempt and not policy:
-            raise click.UsageError("a gate run has its own number: --attempt goes with --policy")
+        if (attempt or repeat or ancestor) and not policy:
+            message = "a gate run has its own inputs: --attempt, --ancestor and --repeat go with --policy"
+            raise click.UsageError(message)
         evidence = _stored(absolute_home(home), gate_run)
     evidence.baselines |= {name: _rows(path) for name, path in files.items() if path}
     judged_under = load_policy(policy) if policy else evidence.policy
     assert judged_under is not None
-    second = _rows(repeat) if repeat else None
+    second = _rows(repeat) if repeat else evidence.repeat
     number = attempt or evidence.attempt
     report = run_gate(judged_under, evidence.candidate, evidence.baselines, attempt=number, repeat=second)
     flips = flip_lists(judged_under, evidence.candidate, evidence.baselines)
@@ -149,6 +151,7 @@ def _stored(home: Path, gate_run: str) -> _Evidence:
             policy = stored_policy(tx, project, record.policy_digest)
             candidate = get_run(tx, project, record.candidate_run)
             sides = {item["name"]: get_run(tx, project, item["eval_run"]) for item in record.baselines}
+            again = get_run(tx, project, record.repeat_run) if record.repeat_run else None
         baselines = {name: load_run(store, sides[name]) for name in BASELINES if name in sides}
-        rows = load_run(store, candidate)
-        return _Evidence(rows, baselines, policy, record.report_json, record.attempt or None)
+        rows, second = load_run(store, candidate), load_run(store, again) if again else None
+        return _Evidence(rows, baselines, policy, record.report_json, record.attempt or None, second)

@@ -9,6 +9,7 @@ import pytest
 from posttrain.evals.gate import run_gate
 from posttrain.evals.policy import parse_policy
 from posttrain.evals.report import GateReport, parse_report
+from posttrain.evals.rows import RepeatInfo
 from posttrain.registry import gates
 from posttrain.registry.errors import InvalidArgumentError, UnmetError
 from posttrain.registry.evaluations import get_run, load_run
@@ -127,3 +128,83 @@ def test_an_ancestor_without_rows_is_named(world: World) -> None:
     assert [(item.code, item.subject, item.baseline) for item in caught.value.items] == [
         ("NO_EVIDENCE", "bot@1", "ancestor")
     ]
+
+
+# -- a second run for the noise floor ----------------------------------------------------------------------------------
+
+NOISE = """
+name: toy
+version: 1
+noise_floor: {of: OF}
+metrics:
+  - suite: toy
+    metric: toy
+    min_rows: 100
+    min_clusters: 40
+    rules:
+      - {type: floor, at_least: 0.5}
+      - {type: noninferior, to: parent, margin: 0.1}
+"""
+
+
+def test_a_second_run_is_evidence_of_the_noise_floor_alone(world: World) -> None:
+    world.policies["toy"] = parse_policy(NOISE.replace("OF", "parent"))
+    first = world.candidate(base_of(world), right=230)
+    second = grown(world, first, 230)
+    with pytest.raises(UnmetError) as caught:
+        world.gate(second)
+    (item,) = caught.value.items
+    assert (item.code, item.subject, item.baseline) == ("NO_EVIDENCE", "bot@1", "parent")
+    assert "was not evaluated a second time (`posttrain eval --repeat`)" in item.message
+    again = world.evaluated(first, 228, repeat=True)
+    assert again.repeat
+    gate = world.gate(second)
+    assert (gate.verdict, gate.repeat_run) == ("PASS", again.id)
+    with world.store.read() as tx:
+        sides = {item["name"]: get_run(tx, P, item["eval_run"]) for item in gate.baselines}
+    assert not sides["parent"].repeat, "the newest rows of the parent are not its evidence"
+    noise = report_of(gate).noise
+    assert noise is not None
+    assert noise.repeat.evidence_digest == again.rows_digest
+    assert gates.recheck(world.store, P, gate) == []
+    assert world.promote(second).outcome == "APPLIED"
+    for side, run in (("parent", again.id), ("repeat", sides["parent"].id)):
+        with pytest.raises(InvalidArgumentError, match="second run"):
+            gates.create_gate_run(world.store, P, second.ref, world.policies["toy"], "production", runs={side: run})
+
+
+def test_a_margin_below_the_noise_is_not_judged(world: World) -> None:
+    world.policies["toy"] = parse_policy(NOISE.replace("OF", "candidate").replace("margin: 0.1", "margin: 0.08"))
+    first = world.candidate(base_of(world), right=230)
+    second = grown(world, first, 230)
+    world.evaluated(second, 210, repeat=True)
+    gate = world.gate(second)
+    assert gate.verdict == "INCONCLUSIVE"
+    assert [reason.code for reason in report_of(gate).reasons] == ["NOISE_FLOOR"]
+    louder = world.evaluated(second, 229, repeat=True)
+    better = world.gate(second)
+    assert (better.id != gate.id, better.repeat_run) == (True, louder.id), "another second run is another verdict"
+
+
+def test_rows_and_job_agree_on_what_a_second_run_is(world: World) -> None:
+    version = world.candidate(base_of(world))
+    for repeat, mark in (
+        (True, None),
+        (True, RepeatInfo(job="another", batch_rows=7)),
+        (False, RepeatInfo(job="another", batch_rows=7)),
+    ):
+        with pytest.raises(InvalidArgumentError, match="second run differ"):
+            world.evaluated(version, repeat=repeat, mark=mark)
+
+
+def test_a_second_run_is_an_attempt_only_where_it_is_the_first_look(world: World) -> None:
+    """Else one could see the scores of twenty versions by second runs alone."""
+    world.policies["toy"] = parse_policy(
+        NOISE.replace("noise_floor: {of: OF}", "attempts: {budget: 9}").replace("to: parent", "to: champion")
+    )
+    seen = world.trained(value=1.0)
+    world.evaluated(base_of(world), 0, seen.ref)
+    world.evaluated(seen, 230, repeat=True)
+    world.evaluated(seen, 231, repeat=True)
+    version = world.candidate(base_of(world), value=2.0)
+    assert world.gate(version).attempt == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.evals.gate import run_gate
-from posttrain.evals.policy import load_policy
+from posttrain.evals.policy import load_policy, parse_policy
 from posttrain.evals.rows import EvalRun, read_rows, write_rows
 from posttrain.registry.store import open_store
 from posttrain.registry.tables import GateRunRecord
@@ -129,6 +129,33 @@ def test_a_gate_run_comes_out_byte_for_byte(cli: Cli, judged: tuple[World, GateR
     full = f"projects/{P}/gateRuns/{gate.id}"
     code, text, _ = cli("gate", "replay", full, "--home", world.store.home, "--json")
     assert (code, json.loads(text)) == (Exit.OK, json.loads(gate.report_json))
+
+
+def test_every_input_of_a_gate_run_is_read_from_the_store(cli: Cli, tmp_path: Path) -> None:
+    """Attempt, ancestor and second run come out byte for byte without being named."""
+    text = POLICY.replace("metrics:", "ancestor: bot@1\nattempts: {budget: 5}\nnoise_floor: {of: parent}\nmetrics:")
+    text += "      - {type: noninferior, to: ancestor, margin: 0.1}\n"
+    with open_store(tmp_path / "home") as store:
+        world = World(store, tmp_path)
+        base = world.base()
+        world.dataset()
+        world.suite()
+        first = world.candidate(base, right=NUM_ROWS - 20)
+        world.evaluated(first, NUM_ROWS - 21, repeat=True)
+        second = world.trained(first.ref, 2.0)
+        world.evaluated(second, NUM_ROWS - 20)
+        world.policies["mine"] = parse_policy(text)
+        gate = world.gate(second, policy="mine")
+    assert (gate.verdict, gate.attempt) == ("PASS", 2)
+    home = ("--home", tmp_path / "home")
+    code, said, err = cli("gate", "replay", gate.id, *home)
+    assert (code, err) == (Exit.OK, "byte for byte the stored report\n")
+    assert "attempt    2 of 5" in said
+    assert "go with --policy" in cli("gate", "replay", gate.id, "--attempt", 1, *home)[2]
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    code, said, err = cli("gate", "replay", gate.id, "--policy", other, "--attempt", 1, *home)
+    assert (code, "attempt    1 of 5" in said) == (Exit.OK, True)
 
 
 def test_a_gate_run_under_another_policy(cli: Cli, judged: tuple[World, GateRunRecord], mine: Path) -> None:

@@ -9,7 +9,7 @@ from posttrain.service.proto import gates_pb2, jobs_pb2
 from .asking import GATE, refused, submit, train_spec
 from .conftest import POLICY
 from .serving import PROJECT, Server
-from .test_chain import aliases, gate_runs, promotions
+from .test_chain import aliases, gate_runs, promotions, set_scores
 from .test_jobs import children_of
 
 PINNED = """
@@ -116,3 +116,47 @@ def test_attempts_are_counted_over_names_and_kills_and_shown(serve: Callable[...
     assert server.gates.CreateGateRun(by_hand).name == gate.name, "the same verdict has the same number"
     by_hand.alias = "staging"
     assert server.gates.CreateGateRun(by_hand).attempt == 4
+
+
+# -- the noise floor ---------------------------------------------------------------------------------------------------
+
+NOISE = """
+name: tiny
+version: 2
+noise_floor: {of: candidate}
+attempts: {budget: 5}
+metrics:
+  - suite: sums
+    metric: sums
+    min_rows: 10
+    min_clusters: 10
+    max_truncated: 1.0
+    rules:
+      - {type: floor, at_least: 0.5}
+      - {type: noninferior, to: champion, margin: 0.3}
+"""
+
+
+def test_the_chain_makes_the_second_run(serve: Callable[..., Server]) -> None:
+    server = serve(fake=True, crash_at="evaluate:repeated")
+    set_policy(server, NOISE)
+    set_scores(server, **{"bot@2 again": 0.4})
+    first = submit(server, train_spec("steps=1", then=GATE))
+    server.await_crash()
+    server.start()
+    done = server.until_chain(first.name, "DONE", "CHAIN_FAILED")
+    assert done.chain.step == jobs_pb2.DONE, done.chain.message
+    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert (gate.verdict, gate.attempt) == (gates_pb2.PASS, 1), "the second run is no attempt of its own"
+    again = server.evaluations.GetEvalRun(gates_pb2.GetEvalRunRequest(name=gate.repeat_run))
+    assert (again.version, again.repeat) == ("bot@1", True)
+    assert again.name in gate.eval_runs
+    assert again.name in done.chain.eval_runs
+    assert sum(child.spec.evaluate.repeat for child in children_of(server, first)) == 1
+    second = submit(server, train_spec("steps=1", seed=1, then=GATE))
+    done = server.until_chain(second.name, "DONE", "CHAIN_FAILED")
+    gate = server.gates.GetGateRun(gates_pb2.GetGateRunRequest(name=done.chain.gate_run))
+    assert [reason.code for reason in gate.reasons] == ["NOISE_FLOOR"], "60 points between its runs, and a margin of 30"
+    assert gate.attempt == 2
+    by_hand = gates_pb2.CreateGateRunRequest(parent=PROJECT, candidate="bot@2", policy="tiny")
+    assert server.gates.CreateGateRun(by_hand).name == gate.name
