@@ -24,6 +24,7 @@ ReasonCode = Literal[
     "TRUNCATED",
     "ATTEMPTS_EXHAUSTED",
     "NOISE_FLOOR",
+    "STALE",
 ]
 
 REASONS: dict[ReasonCode, str] = {
@@ -39,6 +40,7 @@ REASONS: dict[ReasonCode, str] = {
     "TRUNCATED": "too many answers ended at the token cap or at the context's end",
     "ATTEMPTS_EXHAUSTED": "the lineage has been judged on this shard as often as the policy allows, or nobody counted",
     "NOISE_FLOOR": "a margin is below what the same weights run twice show, or there is no second run",
+    "STALE": "since the verdict the policy, a suite, a scorer or the champion changed: judge again",
 }
 
 

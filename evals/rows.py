@@ -185,6 +185,18 @@ def read_rows(path: Path) -> EvalRun:
     return EvalRun(header=header, rows=tuple(row for _, row in rows))
 
 
+def read_header(path: Path) -> RowsHeader:
+    """The header of a file, without its rows.
+
+    Raises: FileNotFoundError: there is no file. RowsError: it does not begin with a header.
+    """
+    with open(path, "rb") as file:
+        header, _ = _parse(path, file.readline())
+    if header is None:
+        raise RowsError(f"{path}: the file is empty")
+    return header
+
+
 def read_partial(path: Path) -> tuple[RowsHeader | None, list[ResultRow], int]:
     """Reads a file that a killed runner may have left: a torn last line is dropped, everything else is strict.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +12,7 @@ from sqlmodel import col, select
 from posttrain.evals.report import GateReport, RuleResult, SuiteSummary, explain, parse_report
 from posttrain.evals.rows import ResultRow
 from posttrain.registry import gates, versions
+from posttrain.registry.errors import Unmet
 from posttrain.registry.store import Transaction
 from posttrain.registry.tables import (
     AliasMoveRecord,
@@ -246,7 +247,7 @@ def suite_message(record: SuiteRecord) -> gates_pb2.Suite:
     )
 
 
-def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
+def gate_message(tx: Transaction, record: GateRunRecord, stale: Sequence[Unmet] = ()) -> gates_pb2.GateRun:
     report = parse_report(record.report_json)
     runs = [record.candidate_run, *(item["eval_run"] for item in record.baselines)]
     runs += [record.repeat_run] if record.repeat_run else []
@@ -272,6 +273,7 @@ def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
         attempt=record.attempt,
         attempts_budget=report.attempt.budget if report.attempt else 0,
         repeat_run=names.fill(names.EVAL_RUN, record.project, record.repeat_run) if record.repeat_run else "",
+        stale=[gates_pb2.GateReason(code=item.code, message=item.message) for item in stale],
     )
 
 

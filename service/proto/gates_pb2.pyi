@@ -216,7 +216,7 @@ class GateResult(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., baseline_name: _Optional[str] = ..., n: _Optional[int] = ..., baseline: _Optional[float] = ..., candidate: _Optional[float] = ..., difference: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., level: _Optional[float] = ..., rule: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., clusters: _Optional[int] = ...) -> None: ...
 
 class GateRun(_message.Message):
-    __slots__ = ("name", "verdict", "candidate", "candidate_digest", "baselines", "policy", "policy_digest", "reasons", "metrics", "suites", "unseen", "improved", "report_json", "report_digest", "eval_runs", "create_time", "alias", "explanation", "attempt", "attempts_budget", "repeat_run")
+    __slots__ = ("name", "verdict", "candidate", "candidate_digest", "baselines", "policy", "policy_digest", "reasons", "metrics", "suites", "unseen", "improved", "report_json", "report_digest", "eval_runs", "create_time", "alias", "explanation", "attempt", "attempts_budget", "repeat_run", "stale")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +238,7 @@ class GateRun(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_BUDGET_FIELD_NUMBER: _ClassVar[int]
     REPEAT_RUN_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     name: str
     verdict: Verdict
     candidate: str
@@ -259,7 +260,8 @@ class GateRun(_message.Message):
     attempt: int
     attempts_budget: int
     repeat_run: str
-    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., candidate: _Optional[str] = ..., candidate_digest: _Optional[str] = ..., baselines: _Optional[_Iterable[str]] = ..., policy: _Optional[str] = ..., policy_digest: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GateReason, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., suites: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., unseen: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., improved: _Optional[bool] = ..., report_json: _Optional[str] = ..., report_digest: _Optional[str] = ..., eval_runs: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[str] = ..., explanation: _Optional[str] = ..., attempt: _Optional[int] = ..., attempts_budget: _Optional[int] = ..., repeat_run: _Optional[str] = ...) -> None: ...
+    stale: _containers.RepeatedCompositeFieldContainer[GateReason]
+    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., candidate: _Optional[str] = ..., candidate_digest: _Optional[str] = ..., baselines: _Optional[_Iterable[str]] = ..., policy: _Optional[str] = ..., policy_digest: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GateReason, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., suites: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., unseen: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., improved: _Optional[bool] = ..., report_json: _Optional[str] = ..., report_digest: _Optional[str] = ..., eval_runs: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[str] = ..., explanation: _Optional[str] = ..., attempt: _Optional[int] = ..., attempts_budget: _Optional[int] = ..., repeat_run: _Optional[str] = ..., stale: _Optional[_Iterable[_Union[GateReason, _Mapping]]] = ...) -> None: ...
 
 class CreateGateRunRequest(_message.Message):
     __slots__ = ("parent", "candidate", "policy", "alias")

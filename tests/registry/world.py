@@ -25,6 +25,7 @@ from posttrain.evals.rows import (
     TemplateInfo,
     write_rows,
 )
+from posttrain.evals.scorers import scorer_digest
 from posttrain.registry import datasets, gates, promotion, sealing, suites, versions
 from posttrain.registry.evaluations import record_eval_run
 from posttrain.registry.importing import import_model
@@ -181,7 +182,7 @@ class World:
             ),
             shard="gate",
             suites=[SuiteInfo(name="toy", version="1", digest=task.suites[0].digest, num_rows=len(scores))],
-            scorer_digest=sha256_text("scorers"),
+            scorer_digest=scorer_digest(),
             generation=GenerationInfo(max_new_tokens=0, max_rows=0, seed=0),
             dtype="float32",
             packages={},

@@ -23,6 +23,7 @@ from posttrain.evals.rows import (
     messages_digest,
     write_rows,
 )
+from posttrain.evals.scorers import scorer_digest
 from posttrain.evals.suites import load_suite
 
 
@@ -66,7 +67,7 @@ def evaluate(task: EvaluateTask, folder: Path, events: EventWriter) -> ExitRecor
     header = RowsHeader(
         version=task.model.ref, manifest_digest=task.model.digest, weights_digest=task.model.weights_digest,
         template=TemplateInfo(type=template.type, digest=sha256_text(text), source=source, has_own=own.exists()),
-        shard=task.spec.shard, suites=infos, scorer_digest=sha256_text("fake"),
+        shard=task.spec.shard, suites=infos, scorer_digest=scorer_digest(),
         generation=GenerationInfo(max_new_tokens=0, max_rows=0, seed=0), dtype="float32", packages={"fake": "1"},
         repeat=RepeatInfo(job=task.job, batch_rows=7) if task.spec.repeat else None,
     )  # fmt: skip

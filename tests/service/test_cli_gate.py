@@ -17,7 +17,10 @@ from posttrain.registry.tables import GateRunRecord
 from posttrain.registry.versions import get_version
 from posttrain.service.cli import run
 from posttrain.service.cli.exits import Exit
+from posttrain.service.proto import gates_pb2
 from tests.registry.world import NUM_ROWS, P, World
+
+from .fake_server import FakeServer
 
 Cli = Callable[..., tuple[int, str, str]]
 POLICY = """
@@ -257,3 +260,34 @@ def test_tampered_rows_are_an_error(cli: Cli, tmp_path: Path, mine: Path) -> Non
     assert (code != Exit.OK, out) == (True, "")
     assert "error: " in err
     assert "Traceback" not in err
+
+
+# -- list and show -----------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_on_record(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    monkeypatch.setenv("POSTTRAIN_ADDRESS", fake.address)
+    reasons = [gates_pb2.GateReason(code="FLOOR", message="low"), gates_pb2.GateReason(code="FLOOR", message="lower")]
+    counted = gates_pb2.GateRun(
+        name="projects/default/gateRuns/gate-1", verdict=gates_pb2.FAIL, candidate="bot@3", alias="production",
+        policy="mine", reasons=reasons, attempt=2, attempts_budget=5,
+        stale=[gates_pb2.GateReason(code="STALE", message="policy mine has \x1b[2Jchanged since gate-1")],
+    )  # fmt: skip
+    plain = gates_pb2.GateRun(name="projects/default/gateRuns/gate-0", verdict=gates_pb2.PASS, candidate="bot@2")
+    fake.on("ListGateRuns", gates_pb2.ListGateRunsResponse(gate_runs=[counted, plain])).on("GetGateRun", counted)
+    code, out, _ = cli("gate", "list", "bot@3", "--limit", 2)
+    first, second = out.splitlines()[1:]
+    assert (code, fake.of("ListGateRuns")[0].candidate) == (Exit.OK, "bot@3")
+    assert first.split()[:8] == ["gate-1", "FAIL", "bot@3", "production", "mine", "2", "of", "5"]
+    assert first.split()[-1] == "FLOOR"
+    assert second.split()[-1] == "-"
+    code, out, _ = cli("gate", "show", "gate-1")
+    assert (code, "- STALE: policy mine has" in out, "not of today" in out, "\x1b" in out) == (
+        Exit.OK,
+        True,
+        True,
+        False,
+    )
+    fake.on("GetGateRun", plain)
+    assert "not of today" not in cli("gate", "show", "gate-0")[1]
+    assert json.loads(cli("gate", "show", "gate-0", "--json")[1])["candidate"] == "bot@2"

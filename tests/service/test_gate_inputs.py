@@ -160,3 +160,28 @@ def test_the_chain_makes_the_second_run(serve: Callable[..., Server]) -> None:
     assert gate.attempt == 2
     by_hand = gates_pb2.CreateGateRunRequest(parent=PROJECT, candidate="bot@2", policy="tiny")
     assert server.gates.CreateGateRun(by_hand).name == gate.name
+
+
+# -- stale -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stale_verdict_says_so_and_is_refused(serve: Callable[..., Server]) -> None:
+    server = serve(fake=True)
+    job = submit(server, train_spec("steps=1", then={**GATE, "alias": "staging"}))
+    done = server.until_chain(job.name, "DONE")
+    verdict = server.gates.CreateGateRun(
+        gates_pb2.CreateGateRunRequest(parent=PROJECT, candidate="bot@1", policy="tiny", alias="production")
+    )
+    show = gates_pb2.GetGateRunRequest(name=verdict.name)
+    assert list(server.gates.GetGateRun(show).stale) == []
+    set_policy(server, POLICY.replace("0.5", "0.6"))
+    assert [(item.code, item.message) for item in server.gates.GetGateRun(show).stale] == [
+        ("STALE", f"policy tiny has changed since {verdict.name.rpartition('/')[2]}")
+    ]
+    with refused() as said:
+        server.promotions.CreatePromotion(
+            gates_pb2.CreatePromotionRequest(parent=PROJECT, version="bot@1", gate_run=verdict.name)
+        )
+    assert [(kind, subject) for kind, subject, _ in said.unmet] == [("STALE", "tiny")]
+    assert aliases(server) == {"staging": "bot@1"}
+    assert done.chain.version == "bot@1"
