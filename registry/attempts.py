@@ -19,11 +19,12 @@ from dataclasses import dataclass
 
 from sqlmodel import col, desc, select
 
+from posttrain.evals.errors import SuiteError
 from posttrain.evals.policy import Policy
 from posttrain.evals.rows import messages_digest
 from posttrain.evals.suites.load import load_suite
 from posttrain.registry.chains import ChainOperations
-from posttrain.registry.errors import NotFoundError
+from posttrain.registry.errors import NotFoundError, TamperedError
 from posttrain.registry.lineage import VERSION_KINDS
 from posttrain.registry.tables import (
     EdgeRecord,
@@ -187,8 +188,13 @@ def line_of(tx: TransactionBase, version: VersionRecord) -> set[int]:
 
 
 def _is_shared(tx: TransactionBase, shard: str, suite: str, other: str) -> bool:
-    """Whether two suites, by their digests, ask one question alike in a shard."""
-    return suite == other or not _questions(tx, suite, shard).isdisjoint(_questions(tx, other, shard))
+    """Whether two suites, by their digests, share a question of a shard. One that cannot be read any more does."""
+    if suite == other:
+        return True
+    try:
+        return not _questions(tx, suite, shard).isdisjoint(_questions(tx, other, shard))
+    except (SuiteError, TamperedError):
+        return True  # a fresh shard is proven, not assumed; and an old suite keeps nobody from evaluating
 
 
 def _questions(tx: TransactionBase, digest: str, shard: str) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import threading
@@ -180,6 +181,17 @@ def test_a_new_version_of_the_suite_is_a_fresh_shard_only_with_fresh_questions(l
         suites = dict(line_digests(line))
         assert attempts._is_shared(tx, "gate", suites["copied 1"], suites["toy 1"])
         assert not attempts._is_shared(tx, "gate", suites["copied 1"], suites["toy 3"])
+
+
+def test_a_suite_that_cannot_be_read_is_no_fresh_shard(line: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert number_of(line, line.candidate(base_of(line), value=1.0)) == 1
+    line.suite(version="2", question="answer yes")
+    (old,) = line.query("SELECT files FROM suites WHERE version = '1'")[0]
+    path = line.store.artifacts.path(json.loads(old)["toy.jsonl"])
+    path.chmod(0o644)
+    path.write_bytes(b"{}\n")
+    monkeypatch.setattr(attempts, "_QUESTIONS", {})
+    assert number_of(line, line.candidate(base_of(line), value=2.0)) == 2
 
 
 def line_digests(world: World) -> list[tuple[str, str]]:

@@ -282,12 +282,9 @@ def test_verdicts_on_record(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, c
     assert first.split()[-1] == "FLOOR"
     assert second.split()[-1] == "-"
     code, out, _ = cli("gate", "show", "gate-1")
-    assert (code, "- STALE: policy mine has" in out, "not of today" in out, "\x1b" in out) == (
-        Exit.OK,
-        True,
-        True,
-        False,
-    )
+    assert (code, "\x1b" in out) == (Exit.OK, False)
+    assert "not of today" in out
+    assert "- STALE: policy mine has" in out
     fake.on("GetGateRun", plain)
     assert "not of today" not in cli("gate", "show", "gate-0")[1]
     assert json.loads(cli("gate", "show", "gate-0", "--json")[1])["candidate"] == "bot@2"
