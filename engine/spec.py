@@ -357,6 +357,10 @@ class EvaluateSpec(JobCommon):
         default=0, description="a cap under each task's own; 0: no further cap"
     )
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="prompts generated at a time")
+    repeat: bool = Field(
+        default=False,
+        description="a second run for a policy's noise floor: each answer generated anew, in batches of another size",
+    )
 
 
 def reward_models_of(spec: AnySpec) -> list[str]:

@@ -79,6 +79,10 @@ def measure_noise(
         missing = "no run" if first is None else "no second run"
         found.add("NOISE_FLOOR", f"the policy asks for the noise floor of the {of}, and there is {missing} of it")
         return None
+    copied = _why_no_second_run(first, repeat)
+    if copied:
+        found.add("NOISE_FLOOR", f"what was given as the second run of the {of} is none: {copied}")
+        return None
     pairs = inspect_repeat(policy, of, first, repeat, found)
     floors = []
     for metric in policy.metrics:
@@ -97,6 +101,18 @@ def measure_noise(
                 message = f"{margin}, which the {of} run twice shows"
                 _noise_reason(found, metric.suite, metric.metric, rule.to, message)
     return NoiseInfo(of=of, repeat=run_info(repeat), metrics=floors)
+
+
+def _why_no_second_run(first: EvalRun, repeat: EvalRun) -> str:
+    """Why rows can be a copy of the first run's, which would show no noise whatever the model; empty: they are not."""
+    mark = repeat.header.repeat
+    if mark is None:
+        return "its rows do not say that each answer was generated anew"
+    if mark.num_cached:
+        return f"{mark.num_cached} of its answers came from a cache"
+    if first.header.repeat is not None and first.header.repeat.job == mark.job:
+        return "it is the first run itself"
+    return ""
 
 
 def _noise_reason(found: Inspection, suite: str, metric: str, baseline: str, message: str) -> None:

@@ -233,12 +233,6 @@ class Policy(Part):
         return named - {""}
 
     @property
-    def asks_for(self) -> list[str]:
-        """The options that need more than the rows of candidate, parent and champion, in their order."""
-        options = ("ancestor", "attempts", "noise_floor", "contamination")
-        return [name for name in options if getattr(self, name) is not None]
-
-    @property
     def suites(self) -> list[str]:
         """The suites that a gate under this policy needs, sorted."""
         return sorted({metric.suite for metric in self.metrics})

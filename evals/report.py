@@ -25,6 +25,7 @@ ReasonCode = Literal[
     "ATTEMPTS_EXHAUSTED",
     "NOISE_FLOOR",
     "CONTAMINATED",
+    "STALE",
 ]
 
 REASONS: dict[ReasonCode, str] = {
@@ -41,6 +42,7 @@ REASONS: dict[ReasonCode, str] = {
     "ATTEMPTS_EXHAUSTED": "the lineage has been judged on this shard as often as the policy allows, or nobody counted",
     "NOISE_FLOOR": "a margin is below what the same weights run twice show, or there is no second run",
     "CONTAMINATED": "questions of the suites stand in what the version was trained on, or nobody searched it",
+    "STALE": "since the verdict the policy, a suite, a scorer or the champion changed: judge again",
 }
 
 

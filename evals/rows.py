@@ -69,6 +69,20 @@ class GenerationInfo(Record):
     temperature: Annotated[float, Field(ge=0)] = 0.0
 
 
+def _missing(value: object) -> bool:
+    return value is None
+
+
+class RepeatInfo(Record):
+    """What makes a run a second one: the job that ran it, how many prompts it generated at a time, and how many answers
+    it took from a cache.
+    """
+
+    job: Text
+    batch_rows: Annotated[int, Field(ge=1)]
+    num_cached: Annotated[int, Field(ge=0)] = 0
+
+
 class RowsHeader(Record):
     type: Literal["header"] = "header"
     format: Literal[1] = 1
@@ -82,6 +96,9 @@ class RowsHeader(Record):
     generation: GenerationInfo
     dtype: Text
     packages: dict[str, str] = Field(description="versions of the packages that take part")
+    repeat: RepeatInfo | None = Field(
+        default=None, exclude_if=_missing, description="None, and left out: not a second run"
+    )
 
 
 class ResultRow(Record):
@@ -166,6 +183,18 @@ def read_rows(path: Path) -> EvalRun:
     if header is None:
         raise RowsError(f"{path}: the file is empty")
     return EvalRun(header=header, rows=tuple(row for _, row in rows))
+
+
+def read_header(path: Path) -> RowsHeader:
+    """The header of a file, without its rows.
+
+    Raises: FileNotFoundError: there is no file. RowsError: it does not begin with a header.
+    """
+    with open(path, "rb") as file:
+        header, _ = _parse(path, file.readline())
+    if header is None:
+        raise RowsError(f"{path}: the file is empty")
+    return header
 
 
 def read_partial(path: Path) -> tuple[RowsHeader | None, list[ResultRow], int]:

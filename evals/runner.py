@@ -22,7 +22,7 @@ from posttrain.engine.checkpoint import disk_errors
 from posttrain.engine.errors import CancelledError, ModelError, SpecError
 from posttrain.engine.events import ExitRecord, Note, Phase, Progress, write_atomic
 from posttrain.engine.models import Loaded, check_unchanged, load, resolve_dtype
-from posttrain.engine.spec import canonical_json, sha256_text
+from posttrain.engine.spec import EvaluateSpec, canonical_json, sha256_text
 from posttrain.engine.task import OUTPUT_FOLDER, EvaluateTask
 from posttrain.evals.cache import AnswerCache, AnswerKey
 from posttrain.evals.errors import RowsError, SuiteError
@@ -33,6 +33,7 @@ from posttrain.evals.rows import (
     ROWS_FILE,
     EvalRun,
     GenerationInfo,
+    RepeatInfo,
     ResultRow,
     RowsHeader,
     SuiteInfo,
@@ -76,6 +77,7 @@ class _Attempt:
     num_resumed: int = 0
     num_generated: int = 0
     num_new_tokens: int = 0
+    batch_rows: int = 0
 
     def run(self) -> dict[str, Any]:
         started = time.monotonic()
@@ -88,17 +90,18 @@ class _Attempt:
         self._phase("loading")
         loaded = load(self.task.model, spec.dtype)
         prompter = make_prompter(self.task, loaded)
+        self._phase("evaluating")
+        tasks = [lm_task for suite in suites for lm_task in self._tasks(suite, prompter)]
+        requests = [instance for lm_task in tasks for instance in build_requests(lm_task)]
+        self.batch_rows = _batch_rows(spec, len(requests))
         lm = PosttrainLM(
             loaded,
             name=self.task.model.ref,
-            batch_rows=spec.batch_rows,
+            batch_rows=self.batch_rows,
             seed=spec.seed,
             on_progress=self._within_chunk,
             should_stop=self.should_stop,
         )
-        self._phase("evaluating")
-        tasks = [lm_task for suite in suites for lm_task in self._tasks(suite, prompter)]
-        requests = [instance for lm_task in tasks for instance in build_requests(lm_task)]
         owners = {lm_task.task_name: lm_task for lm_task in tasks}
         header = self._header(suites, requests, owners, prompter, loaded)
         output = self.folder / OUTPUT_FOLDER
@@ -180,6 +183,7 @@ class _Attempt:
             generation=GenerationInfo(max_new_tokens=spec.max_new_tokens, max_rows=spec.max_rows, seed=spec.seed),
             dtype=str(resolve_dtype(spec.dtype, loaded.model.device)).removeprefix("torch."),
             packages={**_versions(), "python": platform.python_version(), "device": loaded.model.device.type},
+            repeat=RepeatInfo(job=self.task.job, batch_rows=self.batch_rows) if spec.repeat else None,
         )
 
     def _resume(
@@ -223,12 +227,16 @@ class _Attempt:
             packages=header.packages,
         )
 
+    def _cache(self) -> AnswerCache | None:
+        """None also for a second run: its answers are its own, and nobody else's."""
+        return AnswerCache(Path(self.task.cache)) if self.task.cache and not self.task.spec.repeat else None
+
     def _take_cached(
         self, lm: PosttrainLM, waiting: list[Instance], owners: dict[str, SuiteLmTask], key: AnswerKey, file: BinaryIO
     ) -> list[Instance]:
-        if not self.task.cache:
+        cache = self._cache()
+        if cache is None:
             return waiting
-        cache = AnswerCache(Path(self.task.cache))
         left = []
         for instance in waiting:
             found = cache.get(_key_of(key, lm, instance))
@@ -243,7 +251,7 @@ class _Attempt:
     def _generate(
         self, lm: PosttrainLM, waiting: list[Instance], owners: dict[str, SuiteLmTask], key: AnswerKey, file: BinaryIO
     ) -> None:
-        cache = AnswerCache(Path(self.task.cache)) if self.task.cache else None
+        cache = self._cache()
         self._started, self._told = time.monotonic(), 0.0
         self._left, self._before = len(waiting), len(self.rows)
         self._total = len(self.rows) + len(waiting)
@@ -261,7 +269,7 @@ class _Attempt:
                 raise CancelledError(f"stopped after {len(self.rows)} of {self._total} rows")
 
         self._progress(0, force=True)
-        run_requests(lm, waiting, chunk_rows=CHUNK_BATCHES * self.task.spec.batch_rows, on_done=on_done)
+        run_requests(lm, waiting, chunk_rows=CHUNK_BATCHES * self.batch_rows, on_done=on_done)
 
     def _keep(self, instance: Instance, owner: SuiteLmTask, file: BinaryIO) -> None:
         row = owner.row(instance.doc, instance.args[0], instance.resps[0])
@@ -289,6 +297,11 @@ class _Attempt:
 
     def _note(self, message: str, level: str = "info") -> None:
         self.events(Note.model_validate({"message": message, "level": level}))
+
+
+def _batch_rows(spec: EvaluateSpec, num_requests: int) -> int:
+    """Prompts at a time. A second run takes fewer, and never all at once: other batches round otherwise."""
+    return max(1, min(spec.batch_rows, num_requests) * 3 // 5) if spec.repeat else spec.batch_rows
 
 
 def _key_of(key: AnswerKey, lm: PosttrainLM, instance: Instance) -> str:

@@ -13,6 +13,7 @@ from posttrain.engine.task import EvaluateTask
 from posttrain.evals import stats
 from posttrain.evals.rows import EvalRun, ResultRow, read_rows
 from posttrain.registry import lineage
+from posttrain.registry.attempts import count_evaluation
 from posttrain.registry.errors import InvalidArgumentError, TamperedError
 from posttrain.registry.paging import Page, decode_token, encode_token, page_size
 from posttrain.registry.refs import shown
@@ -52,6 +53,7 @@ def record_eval_run(store: Store, project: str, task: EvaluateTask, rows: Path, 
         "suites": (found, given),
         "rows' suites": ({row.suite for row in run.rows} - set(given), set()),
         "template": (header.template.type, task.spec.template.type),
+        "second run": (header.repeat.job if header.repeat else "", task.job if task.spec.repeat else ""),
     }
     if header.template.type == "own":
         facts["template digest"] = (header.template.digest, version.template_digest)
@@ -79,11 +81,13 @@ def record_eval_run(store: Store, project: str, task: EvaluateTask, rows: Path, 
                 rows_digest=blob.sha256,
                 num_rows=len(run.rows),
                 scores=scores(run.rows),
+                repeat=task.spec.repeat,
                 created=tx.now,
             )
         )
         for name, suite in current.items():
             lineage.add_edge(tx, project, f"{name}@{suite.version}", version.ref, "evaluated_on", suite.digest)
+        count_evaluation(tx, version, record)
         body = {"version": version.ref, "rows": blob.sha256, "job": task.job}
         tx.audit(project, "evaluation.record", f"evalRuns/{record.id}", body)
         return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from sqlmodel import col, desc, select
 
@@ -13,26 +13,16 @@ from posttrain.evals.errors import EvalError
 from posttrain.evals.gate import run_gate
 from posttrain.evals.policy import Baseline, Policy
 from posttrain.evals.report import GateReport
-from posttrain.registry.errors import InvalidArgumentError, NotFoundError, TamperedError, Unmet, UnmetError
+from posttrain.registry.attempts import Attempt, keep_attempt, next_attempt
+from posttrain.registry.errors import NotFoundError, TamperedError, Unmet
 from posttrain.registry.evaluations import get_run, load_run
+from posttrain.registry.evidence import BASELINES, Evidence, gather
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import check_alias, shown
 from posttrain.registry.store import Store
-from posttrain.registry.suites import list_suites
-from posttrain.registry.tables import AliasRecord, EvalRunRecord, GateRunRecord, PolicyRecord, VersionRecord
+from posttrain.registry.tables import EvalRunRecord, GateRunRecord, PolicyRecord, VersionRecord
 from posttrain.registry.transaction import TransactionBase
-from posttrain.registry.versions import checked_manifest, get_version, version_by_id
-
-BASELINES: tuple[Baseline, ...] = ("parent", "champion")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a gate compares: one run of the candidate, and one of each baseline that there is."""
-
-    version: VersionRecord
-    candidate: EvalRunRecord
-    baselines: dict[Baseline, tuple[VersionRecord, EvalRunRecord]]
+from posttrain.registry.versions import get_version, version_by_id
 
 
 def create_gate_run(
@@ -44,23 +34,47 @@ def create_gate_run(
     runs: Mapping[str, str] | None = None,
     actor: str = "",
 ) -> GateRunRecord:
-    """Judges a version under a policy against its parent and the alias's champion. Equal inputs: the same gate run.
+    """Judges a version under a policy against its parent, the alias's champion and the policy's ancestor. Equal inputs:
+    the same gate run.
 
-    `runs` names the evaluations (`candidate`, `parent`, `champion` -> id); those not named are the newest that fit.
+    A policy with a budget gets the number of this attempt (attempts.py), which is recorded with the verdict.
+
+    `runs` names the evaluations (`candidate` or a baseline -> id); those not named are the newest that fit.
 
     Raises:
         NotFoundError: no such version or evaluation.
         UnmetError: an evaluation is missing; the items say which.
-        InvalidArgumentError: an evaluation named in `runs` is of another version.
+        InvalidArgumentError: an evaluation named in `runs` is of another version, or the candidate did not come from
+            the ancestor that the policy pins.
         TamperedError: rows or a manifest were changed.
     """
     check_alias(alias)
     with store.read() as tx:
         evidence = gather(tx, project, get_version(tx, project, candidate), policy, alias, runs or {})
-        champion = evidence.baselines.get("champion")
-    report = compute(store, policy, evidence)
-    text = report.canonical_json()
-    inputs = {
+    while True:
+        with store.read() as tx:
+            attempt = _attempt(tx, policy, alias, evidence)
+        report = compute(store, policy, evidence, attempt.number if attempt else None)
+        with store.transaction(actor) as tx:
+            if _attempt(tx, policy, alias, evidence) == attempt:
+                return _record(tx, project, policy, alias, evidence, report, attempt)
+        # Somebody else took this number while the rows were judged: judge them at the next one's level.
+
+
+def _attempt(tx: TransactionBase, policy: Policy, alias: str, evidence: Evidence) -> Attempt | None:
+    return next_attempt(tx, policy, alias, evidence.version, evidence.candidate, evidence.others)
+
+
+def _record(
+    tx: TransactionBase,
+    project: str,
+    policy: Policy,
+    alias: str,
+    evidence: Evidence,
+    report: GateReport,
+    attempt: Attempt | None,
+) -> GateRunRecord:
+    inputs: dict[str, Any] = {
         "version": evidence.version.digest,
         "alias": alias,
         "policy": policy.digest,
@@ -68,122 +82,64 @@ def create_gate_run(
         "baselines": {name: [version.digest, run.rows_digest] for name, (version, run) in evidence.baselines.items()},
         "report": report.digest,  # the same inputs judged by other code are another gate run
     }
+    if evidence.repeat is not None:
+        inputs["repeat"] = evidence.repeat.rows_digest
     digest = sha256_text(canonical_json(inputs))
-    with store.transaction(actor) as tx:
-        query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.input_digest == digest)
-        known = tx.session.exec(query).first()
-        if known is not None:
-            return known
-        if tx.session.get(PolicyRecord, (project, policy.digest)) is None:
-            tx.add(
-                PolicyRecord(
-                    project=project, digest=policy.digest, name=policy.name, text=canonical_json(policy), created=tx.now
-                )
-            )
-        assert evidence.version.id is not None
-        record = tx.add(
-            GateRunRecord(
-                id=f"gate-{secrets.token_hex(5)}",
-                project=project,
-                input_digest=digest,
-                version=evidence.version.id,
-                version_digest=evidence.version.digest,
-                alias=alias,
-                policy=policy.name,
-                policy_digest=policy.digest,
-                candidate_run=evidence.candidate.id,
-                baselines=[
-                    {"name": name, "ref": version.ref, "digest": version.digest, "eval_run": run.id}
-                    for name, (version, run) in sorted(evidence.baselines.items())
-                ],
-                verdict=report.verdict,
-                improved=report.improved,
-                report_json=text,
-                report_digest=report.digest,
-                created=tx.now,
-            )
+    query = select(GateRunRecord).where(GateRunRecord.project == project, GateRunRecord.input_digest == digest)
+    known = tx.session.exec(query).first()
+    if known is not None:
+        return known
+    if tx.session.get(PolicyRecord, (project, policy.digest)) is None:
+        text = canonical_json(policy)
+        tx.add(PolicyRecord(project=project, digest=policy.digest, name=policy.name, text=text, created=tx.now))
+    assert evidence.version.id is not None
+    record = tx.add(
+        GateRunRecord(
+            id=f"gate-{secrets.token_hex(5)}",
+            project=project,
+            input_digest=digest,
+            version=evidence.version.id,
+            version_digest=evidence.version.digest,
+            alias=alias,
+            policy=policy.name,
+            policy_digest=policy.digest,
+            candidate_run=evidence.candidate.id,
+            baselines=[
+                {"name": name, "ref": version.ref, "digest": version.digest, "eval_run": run.id}
+                for name, (version, run) in sorted(evidence.baselines.items())
+            ],
+            verdict=report.verdict,
+            improved=report.improved,
+            report_json=report.canonical_json(),
+            report_digest=report.digest,
+            attempt=attempt.number if attempt else 0,
+            repeat_run=evidence.repeat.id if evidence.repeat else None,
+            created=tx.now,
         )
-        body = {
-            "version": evidence.version.ref,
-            "verdict": report.verdict,
-            "report": report.digest,
-            "champion": champion[0].ref if champion else "",
-        }
-        tx.audit(project, "gate.run", f"gateRuns/{record.id}", body)
-        return record
-
-
-def gather(
-    tx: TransactionBase, project: str, version: VersionRecord, policy: Policy, alias: str, runs: Mapping[str, str]
-) -> Evidence:
-    """Finds the evaluations that a gate needs, as `create_gate_run` says."""
-    unknown = set(runs) - {"candidate", *BASELINES}
-    if unknown:
-        raise InvalidArgumentError(f"{shown(sorted(unknown)[0])} is no side of a gate", "runs")
-    named = tx.session.get(AliasRecord, (project, version.model, alias))
-    sides: dict[Baseline, VersionRecord] = {}
-    if version.parent is not None:
-        sides["parent"] = version_by_id(tx, version.parent)
-    if named is not None:
-        sides["champion"] = version_by_id(tx, named.version)
-    suites = {suite.name: suite.digest for suite in list_suites(tx, project)}
-    wanted = {name: suites.get(name, "") for name in policy.suites}
-    missing = [
-        Unmet("NO_SUITE", name, f"the policy names suite {name}, which is not registered")
-        for name, digest in wanted.items()
-        if not digest
-    ]
-    found: dict[str, EvalRunRecord] = {}
-    for side, subject in [("candidate", version), *sides.items()]:
-        checked_manifest(tx, subject)
-        run = _pick(tx, project, subject, policy, wanted, runs.get(side, ""), version.template_digest)
-        if run is None:
-            under = "its own template" if subject.template_digest else f"the template of {version.ref}"
-            names = ", ".join(policy.suites)
-            message = f"{subject.ref} ({side}) was not evaluated on {names} ({policy.shard} shard) under {under}"
-            missing.append(Unmet("NO_EVIDENCE", subject.ref, message, baseline="" if side == "candidate" else side))
-        else:
-            found[side] = run
-    if missing:
-        raise UnmetError("; ".join(item.message for item in missing), missing, "evaluate what is missing")
-    return Evidence(version, found["candidate"], {side: (subject, found[side]) for side, subject in sides.items()})
-
-
-def _pick(
-    tx: TransactionBase,
-    project: str,
-    subject: VersionRecord,
-    policy: Policy,
-    suites: Mapping[str, str],
-    run_id: str,
-    template_digest: str,
-) -> EvalRunRecord | None:
-    if run_id:
-        run = get_run(tx, project, run_id)
-        if run.version != subject.id or run.version_digest != subject.digest:
-            raise InvalidArgumentError(f"evaluation {run.id} is not of {subject.ref}", "runs")
-        return run
-    query = select(EvalRunRecord).where(
-        EvalRunRecord.project == project, EvalRunRecord.version == subject.id, EvalRunRecord.shard == policy.shard
     )
-    for run in tx.session.exec(query.order_by(desc(EvalRunRecord.seq))).all():
-        if subject.template_digest:
-            fits = run.template == "own"
-        else:
-            fits = run.template.startswith("version:") and run.template_digest == template_digest
-        if fits and all(run.suites.get(name) == digest for name, digest in suites.items()):
-            return run
-    return None
+    keep_attempt(tx, evidence.version, evidence.candidate, record, attempt)
+    champion = evidence.baselines.get("champion")
+    body: dict[str, Any] = {
+        "version": evidence.version.ref,
+        "verdict": report.verdict,
+        "report": report.digest,
+        "champion": champion[0].ref if champion else "",
+    }
+    if attempt is not None:
+        body["attempt"] = attempt.number
+    tx.audit(project, "gate.run", f"gateRuns/{record.id}", body)
+    return record
 
 
-def compute(store: Store, policy: Policy, evidence: Evidence) -> GateReport:
-    """The verdict over the stored rows, every byte hashed again.
+def compute(store: Store, policy: Policy, evidence: Evidence, attempt: int | None) -> GateReport:
+    """The verdict over the stored rows, every byte hashed again. `attempt` is what `run_gate` takes.
 
     Raises:
         TamperedError: rows are not what was recorded.
     """
     baselines = {name: load_run(store, run) for name, (_, run) in evidence.baselines.items()}
-    return run_gate(policy, load_run(store, evidence.candidate), baselines)
+    repeat = load_run(store, evidence.repeat) if evidence.repeat else None
+    return run_gate(policy, load_run(store, evidence.candidate), baselines, attempt=attempt, repeat=repeat)
 
 
 def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
@@ -195,10 +151,10 @@ def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
             sides: dict[Baseline, tuple[VersionRecord, EvalRunRecord]] = {}
             for item in gate.baselines:
                 run = get_run(tx, project, item["eval_run"])
-                name: Baseline = "parent" if item["name"] == "parent" else "champion"
-                sides[name] = (version_by_id(tx, run.version), run)
-            evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides)
-        report = compute(store, policy, evidence)
+                sides[_side(item["name"])] = (version_by_id(tx, run.version), run)
+            repeat = get_run(tx, project, gate.repeat_run) if gate.repeat_run else None
+            evidence = Evidence(version, get_run(tx, project, gate.candidate_run), sides, repeat)
+        report = compute(store, policy, evidence, gate.attempt or None)
     except (TamperedError, NotFoundError, EvalError) as error:
         return [Unmet("TAMPERED", gate.id, f"the evidence of {gate.id} was changed: {error}")]
     stored = sha256_text(gate.report_json)
@@ -210,6 +166,14 @@ def recheck(store: Store, project: str, gate: GateRunRecord) -> list[Unmet]:
         for owner, info in owners
         if info.manifest_digest != owner.digest
     ]
+
+
+def _side(name: str) -> Baseline:
+    """Raises TamperedError: it is no baseline of a gate."""
+    for known in BASELINES:
+        if name == known:
+            return known
+    raise TamperedError(f"{shown(name)} is no side of a gate")
 
 
 def stored_policy(tx: TransactionBase, project: str, digest: str) -> Policy:

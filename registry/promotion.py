@@ -1,8 +1,8 @@
 """Promotion: the one way by which an alias gets a new version, a transaction over stored evidence.
 
 An alias moves only if, all at once: a gate run says PASS; it is of this version (by manifest digest) and this alias;
-its rows, hashed and judged again, give the same report; its policy is in force and guards this alias; its suites are
-the registered ones; the champion it judged against is still the champion; nobody moved the alias meanwhile.
+its rows, hashed and judged again, give the same report; its policy guards this alias; it is not STALE (staleness.py:
+policy, suites, scorers and champion are what it judged by); nobody moved the alias meanwhile.
 Anything else is a REFUSED promotion that says what is missing. One transaction writes promotion, move, alias and audit.
 """
 
@@ -15,20 +15,18 @@ from dataclasses import asdict
 from sqlmodel import col, desc, select
 
 from posttrain.engine.spec import canonical_json, sha256_text
-from posttrain.evals.errors import PolicyError
 from posttrain.evals.policy import Policy, load_policy
 from posttrain.evals.report import parse_report
 from posttrain.registry import aliases
 from posttrain.registry.errors import PromotionRefusedError, TamperedError, Unmet
-from posttrain.registry.evaluations import get_run
 from posttrain.registry.gates import get_gate_run, newest_gate_run, recheck, stored_policy
 from posttrain.registry.paging import Page
 from posttrain.registry.refs import check_alias, shown
+from posttrain.registry.staleness import stale_items
 from posttrain.registry.store import Store
-from posttrain.registry.suites import list_suites
 from posttrain.registry.tables import AliasRecord, GateRunRecord, PromotionRecord, VersionRecord
 from posttrain.registry.transaction import TransactionBase
-from posttrain.registry.versions import checked_manifest, get_version, version_by_id
+from posttrain.registry.versions import checked_manifest, get_version
 
 APPLIED, REFUSED = "APPLIED", "REFUSED"
 
@@ -155,23 +153,13 @@ def _check_records(
         found.append(Unmet("WRONG_VERSION", gate.id, f"{gate.id} judged another version than {candidate.ref}"))
     if gate.alias != alias:
         found.append(Unmet("WRONG_ALIAS", gate.id, f"{gate.id} judged for {gate.alias}, not for {alias}"))
-    found += _check_policy(gate, policies)
     if gate.verdict != "PASS":
         found += _why(gate)
-    found += _check_champion(tx, candidate, gate, current)
+    found += stale_items(tx, gate, policies)
+    if current is not None and current.version == candidate.id:
+        found.append(Unmet("ALREADY_NAMED", candidate.ref, f"the alias names {candidate.ref} already"))
     found += _check_guard(tx, candidate, gate)
-    found += _check_suites(tx, gate)
     return found
-
-
-def _check_policy(gate: GateRunRecord, policies: Callable[[str], Policy]) -> list[Unmet]:
-    try:
-        policy = policies(gate.policy)
-    except PolicyError as error:
-        return [Unmet("STALE", gate.policy, f"policy {gate.policy} is not in force: {error}")]
-    if (policy.name, policy.digest) != (gate.policy, gate.policy_digest):
-        return [Unmet("STALE", gate.policy, f"policy {gate.policy} has changed since {gate.id}")]
-    return []
 
 
 def _why(gate: GateRunRecord) -> list[Unmet]:
@@ -182,20 +170,6 @@ def _why(gate: GateRunRecord) -> list[Unmet]:
     for reason in report.reasons:
         metric = "/".join(part for part in (reason.suite, reason.metric) if part)
         found.append(Unmet(reason.code, metric or gate.id, reason.message, metric, reason.baseline))
-    return found
-
-
-def _check_champion(
-    tx: TransactionBase, candidate: VersionRecord, gate: GateRunRecord, current: AliasRecord | None
-) -> list[Unmet]:
-    judged = next((item["digest"] for item in gate.baselines if item["name"] == "champion"), "")
-    champion = version_by_id(tx, current.version) if current else None
-    found = []
-    if judged != (champion.digest if champion else ""):
-        now = champion.ref if champion else "nothing"
-        found.append(Unmet("STALE", gate.id, f"the alias now names {now}, which {gate.id} did not judge against"))
-    if champion is not None and champion.id == candidate.id:
-        found.append(Unmet("ALREADY_NAMED", candidate.ref, f"the alias names {candidate.ref} already"))
     return found
 
 
@@ -235,17 +209,6 @@ def _guard(tx: TransactionBase, candidate: VersionRecord, alias: str) -> GateRun
     )
     found = tx.session.exec(newest).first()
     return get_gate_run(tx, candidate.project, found.gate_run) if found and found.gate_run else None
-
-
-def _check_suites(tx: TransactionBase, gate: GateRunRecord) -> list[Unmet]:
-    registered = {suite.name: suite.digest for suite in list_suites(tx, gate.project)}
-    runs = (gate.candidate_run, *(item["eval_run"] for item in gate.baselines))
-    used = [get_run(tx, gate.project, run) for run in runs]
-    return [
-        Unmet("STALE", name, f"suite {name} is not what the evaluations of {gate.id} ran")
-        for name in sorted({name for run in used for name in run.suites})
-        if any(run.suites.get(name, registered.get(name)) != registered.get(name) for run in used)
-    ]
 
 
 def get_promotion(tx: TransactionBase, project: str, promotion_id: str) -> PromotionRecord:

@@ -112,7 +112,7 @@ class ChainRecord(Table, table=True):
     message: str = ""
     version: int = 1  # compare-and-swap counter
     model_version: str = ""  # NAME@NUMBER, once registered
-    eval_jobs: dict[str, str] = Field(default_factory=dict, sa_type=JSON)  # candidate, parent, champion -> job
+    eval_jobs: dict[str, str] = Field(default_factory=dict, sa_type=JSON)  # side -> job
     eval_runs: list[str] = Field(default_factory=list, sa_type=JSON)
     gate_run: str = ""
     promotion: str = ""
@@ -296,6 +296,8 @@ class EvalRunRecord(Table, table=True):
     rows_digest: str
     num_rows: int
     scores: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    # A second run for a noise floor: evidence of nothing else.
+    repeat: bool = Field(default=False, sa_column_kwargs={"server_default": "0"})
     created: float
 
 
@@ -332,6 +334,30 @@ class GateRunRecord(Table, table=True):
     improved: bool = False
     report_json: str
     report_digest: str
+    # Which of the lineage's attempts at the shard it is (attempts.py); 0: the policy has no budget.
+    attempt: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    repeat_run: str | None = None  # an evaluation: the second run of a noise floor
+    created: float
+
+
+class ShardLookRecord(Table, table=True):
+    """An attempt of a lineage at a shard's questions: rows that were recorded, or one more verdict over them.
+
+    `numbers` counts, suite by suite, the lineage's attempts at questions that the suite shares; see attempts.py.
+    """
+
+    __tablename__ = "shard_looks"
+    __table_args__ = (AUTOINCREMENT,)
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str
+    version: int = Field(foreign_key="model_versions.id", index=True)
+    shard: str
+    suites: dict[str, str] = Field(default_factory=dict, sa_type=JSON)  # name -> digest
+    numbers: dict[str, int] = Field(default_factory=dict, sa_type=JSON)  # name -> from 1
+    rows_digest: str = Field(index=True)
+    eval_run: str = Field(foreign_key="eval_runs.id")
+    gate_run: str | None = Field(default=None, foreign_key="gate_runs.id")  # NULL: drawn when the rows were recorded
     created: float
 
 

@@ -24,6 +24,7 @@ INSERT_ONLY = (
     "eval_runs",
     "policies",
     "gate_runs",
+    "shard_looks",
     "promotions",
     "audit",
     "requests",

@@ -1,7 +1,8 @@
 """The chain after a training job: register, evaluate, gate, promote. Each step is stored before the next begins.
 
     REGISTER   the output becomes a version (once per job)
-    EVALUATE   child jobs: the candidate, its parent, the alias's champion; all of them are made in one transaction
+    EVALUATE   child jobs: the candidate, its parent, the alias's champion, the ancestor that the policy pins; all
+               are made in one transaction
     GATE       a verdict over the children's rows (once per inputs)
     PROMOTE    a promotion is asked for whatever the verdict, so that a refusal is on record too (once per job)
 
@@ -34,7 +35,7 @@ from posttrain.engine.spec import (
 from posttrain.engine.task import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, TrainTask, read_assignment
 from posttrain.evals.policy import Policy
 from posttrain.evals.suites.load import read_manifest
-from posttrain.registry import evaluations, gates, promotion, suites, versions
+from posttrain.registry import evaluations, evidence, gates, promotion, suites, versions
 from posttrain.registry.errors import ConflictError, InvalidArgumentError, UnmetError
 from posttrain.registry.store import Transaction
 from posttrain.registry.tables import AliasRecord, ChainRecord, JobRecord, VersionRecord
@@ -46,7 +47,8 @@ from posttrain.service.states import JobEvent
 
 ACTOR = "chain"
 MAX_SURPRISES = 5
-SIDES = ("candidate", "parent", "champion")
+REPEAT = "repeat"  # a second run of the side that the policy's noise floor names
+SIDES = ("candidate", REPEAT, *evidence.BASELINES)
 PLAIN = "parent_plain"
 PLAIN_MAX_ROWS = 100  # stratified, per task: enough to tell a lack of skill from an untrained template
 log = logging.getLogger(__name__)
@@ -139,6 +141,12 @@ class ChainRunner:
                 raise ChainError(f"the evaluation of the {side} ({child.id}) is {child.state}: {why}")
         if any(child.state not in states.TERMINAL for child in children.values()):
             return True
+        first = chain.eval_jobs.get(policy.noise_floor.of, "") if policy.noise_floor else ""
+        if first and REPEAT not in chain.eval_jobs:
+            # After the others: as an attempt the second run of a candidate counts with the first (attempts.py).
+            await self._core.write(lambda tx: self._repeat(tx, job, chain, first), ACTOR)
+            self._point("evaluate:repeated")
+            return False
         runs = await self._core.read(lambda tx: self._runs(tx, chain))
         await self._swap(chain, step="GATE", eval_runs=list(dict.fromkeys(runs.values())), message="")
         return False
@@ -146,9 +154,13 @@ class ChainRunner:
     async def _gate(self, chain: ChainRecord, then: ThenGate, policy: Policy) -> None:
         runs = await self._core.read(lambda tx: self._runs(tx, chain))
         champion = await self._core.read(lambda tx: self._champion_of(tx, chain, then))
-        if champion != await self._core.read(lambda tx: self._judged(tx, chain)):
-            # Somebody was promoted while this chain evaluated: judge against who is champion now.
-            await self._swap(chain, step="EVALUATE", eval_jobs={}, eval_runs=[], message="the champion has changed")
+        now = {"champion": champion, "ancestor": policy.ancestor or ""}
+        before = await self._core.read(lambda tx: {side: self._judged(tx, chain, side) for side in now})
+        changed = [side for side in now if now[side] != before[side]]
+        if changed:
+            # Somebody was promoted while this chain evaluated, or the policy pins another version: judge against those.
+            message = f"the {' and the '.join(changed)} has changed"
+            await self._swap(chain, step="EVALUATE", eval_jobs={}, eval_runs=[], message=message)
             return
         sides = {side: run for side, run in runs.items() if side in SIDES}
         try:
@@ -195,6 +207,9 @@ class ChainRunner:
         champion = self._champion_of(tx, chain, then)
         if champion:
             sides["champion"] = versions.get_version(tx, self._project, champion)
+        ancestor = evidence.pinned_ancestor(tx, self._project, policy, candidate.ref)
+        if ancestor is not None:
+            sides["ancestor"] = ancestor
         wanted: dict[str, EvaluateSpec] = {}
 
         def ask(side: str, version: VersionRecord, template: EvalTemplate, max_rows: int = 0) -> None:
@@ -212,6 +227,14 @@ class ChainRunner:
         if "parent" in sides and not sides["parent"].template_digest:
             ask(PLAIN, sides["parent"], PlainEvalTemplate(num_shots=num_shots), PLAIN_MAX_ROWS)
         return wanted
+
+    def _repeat(self, tx: Transaction, job: JobRecord, chain: ChainRecord, first: str) -> ChainRecord:
+        """The same evaluation once more, each answer generated anew."""
+        spec = parse_spec(json.loads(tx.get_job(self._project, first).spec_json))
+        again = spec.model_copy(update={"repeat": True, "display_name": f"{spec.display_name}, second run"[:200]})
+        assert isinstance(again, EvaluateSpec)
+        made = {**chain.eval_jobs, REPEAT: self._child(tx, job, again)}
+        return tx.swap_chain(chain.job, chain.version, {"eval_jobs": made, "message": "evaluating a second time"})
 
     def _num_shots(self, suite_names: list[str]) -> int:
         """As many worked examples as a plain prompt wants and every suite has."""
@@ -244,9 +267,9 @@ class ChainRunner:
         alias = tx.session.get(AliasRecord, (self._project, model, then.alias))
         return versions.version_by_id(tx, alias.version).ref if alias else ""
 
-    def _judged(self, tx: Transaction, chain: ChainRecord) -> str:
-        """The champion that this chain evaluated, as a ref; empty: none."""
-        child = chain.eval_jobs.get("champion", "")
+    def _judged(self, tx: Transaction, chain: ChainRecord, side: str) -> str:
+        """The version that this chain evaluated for a side, as a ref; empty: none."""
+        child = chain.eval_jobs.get(side, "")
         return str(json.loads(tx.get_job(self._project, child).spec_json)["version"]) if child else ""
 
 

@@ -31,7 +31,7 @@ from posttrain.engine.spec import (
 from posttrain.engine.targets import wrong_targets
 from posttrain.evals.errors import PolicyError
 from posttrain.evals.policy import Policy
-from posttrain.registry import datasets, suites, versions
+from posttrain.registry import datasets, evidence, suites, versions
 from posttrain.registry.errors import BadRefError, ConflictError, InvalidArgumentError, NotFoundError
 from posttrain.registry.refs import check_alias
 from posttrain.registry.store import Store, Transaction
@@ -131,7 +131,7 @@ class References:
             if name in names[:index]:
                 self.wrong(f"{field}[{index}]", f"{name} is listed twice")
 
-    def then(self, then: ThenGate, policies: Policies) -> None:
+    def then(self, then: ThenGate, base: str, policies: Policies) -> None:
         self.suites("then.suites", then.suites)
         try:
             check_alias(then.alias)
@@ -151,6 +151,12 @@ class References:
             self.wrong(
                 "then.suites", f"policy {policy.name} also judges {', '.join(missing)}: without, it never passes"
             )
+        is_known = all(violation.field != "base" for violation in self._wrong)
+        if policy.ancestor is not None and policy.ancestor != base and is_known:  # what is trained comes from its base
+            try:
+                evidence.pinned_ancestor(self._tx, self._project, policy, base)
+            except InvalidArgumentError as error:
+                self._refuse("then.policy", then.policy, error)
 
     def _refuse(self, field: str, ref: str, error: EngineError) -> str:
         self.wrong(field, f"{error}; {error.hint}" if error.hint else str(error))
@@ -222,7 +228,7 @@ def pin(
         if isinstance(spec.template, OwnTemplate):
             check.has_template("base", spec.base)
         if isinstance(spec.then, ThenGate):
-            check.then(spec.then, policies)
+            check.then(spec.then, changes["base"], policies)
     check.done()
     return spec.model_copy(update=changes)
 

@@ -15,7 +15,7 @@ def policy_in_force(folder: Path, name: str) -> Policy:
 
     Raises:
         PolicyError: there is none, it cannot be used, the file's content has another name, or it asks for what this
-            service cannot give: attempts are not counted yet, no ancestor and no second run is evaluated.
+            service cannot give: it searches no training data yet.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise PolicyError(f"{name[:80]!r} is not a policy's name")
@@ -23,9 +23,6 @@ def policy_in_force(folder: Path, name: str) -> Policy:
     policy = load_policy(own if own.is_file() else name)
     if policy.name != name:
         raise PolicyError(f"{own.name} holds a policy named {policy.name!r}")
-    if policy.asks_for:
-        # A gate under such a policy could never pass; better said before anything is trained than after.
-        raise PolicyError(
-            f"{own.name}: {', '.join(policy.asks_for)}: the service cannot give a gate what this asks for"
-        )
+    if policy.contamination is not None:
+        raise PolicyError(f"{name}: contamination: this server searches no training data; see `posttrain datasets check`")
     return policy

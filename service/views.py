@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +12,7 @@ from sqlmodel import col, select
 from posttrain.evals.report import GateReport, RuleResult, SuiteSummary, explain, parse_report
 from posttrain.evals.rows import ResultRow
 from posttrain.registry import gates, versions
+from posttrain.registry.errors import Unmet
 from posttrain.registry.store import Transaction
 from posttrain.registry.tables import (
     AliasMoveRecord,
@@ -217,6 +218,7 @@ def eval_run_message(tx: Transaction, record: EvalRunRecord) -> gates_pb2.EvalRu
         num_rows=record.num_rows,
         scores=[gates_pb2.MetricScore(**score) for score in record.scores],
         create_time=timestamp(record.created),
+        repeat=record.repeat,
     )
 
 
@@ -245,9 +247,10 @@ def suite_message(record: SuiteRecord) -> gates_pb2.Suite:
     )
 
 
-def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
+def gate_message(tx: Transaction, record: GateRunRecord, stale: Sequence[Unmet] = ()) -> gates_pb2.GateRun:
     report = parse_report(record.report_json)
     runs = [record.candidate_run, *(item["eval_run"] for item in record.baselines)]
+    runs += [record.repeat_run] if record.repeat_run else []
     return gates_pb2.GateRun(
         name=names.fill(names.GATE_RUN, record.project, record.id),
         verdict=record.verdict,
@@ -267,6 +270,10 @@ def gate_message(tx: Transaction, record: GateRunRecord) -> gates_pb2.GateRun:
         create_time=timestamp(record.created),
         alias=record.alias,
         explanation=explain(report),
+        attempt=record.attempt,
+        attempts_budget=report.attempt.budget if report.attempt else 0,
+        repeat_run=names.fill(names.EVAL_RUN, record.project, record.repeat_run) if record.repeat_run else "",
+        stale=[gates_pb2.GateReason(code=item.code, message=item.message) for item in stale],
     )
 
 

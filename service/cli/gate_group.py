@@ -1,4 +1,4 @@
-"""`posttrain gate VERSION` and its subcommands, which need no server: `gate explain`, `gate replay`."""
+"""`posttrain gate VERSION` and its subcommands; `gate explain` and `gate replay` need no server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from posttrain.service.cli.gate_explain import explain
 from posttrain.service.cli.gate_replay import replay
+from posttrain.service.cli.gate_show import list_runs, show
 from posttrain.service.cli.gates import gate as judge
 
 
@@ -25,7 +26,7 @@ class GateGroup(click.Group):
         return chosen.make_context(info_name, args, parent, **extra)
 
 
-_SUBCOMMANDS = click.Group("gate", commands={"explain": explain, "replay": replay})
+_SUBCOMMANDS = click.Group("gate", commands={"explain": explain, "list": list_runs, "replay": replay, "show": show})
 judge.epilog = "\b\nCommands:\n" + "\n".join(
     f"  {name:8} {command.get_short_help_str(90)}" for name, command in sorted(_SUBCOMMANDS.commands.items())
 )

@@ -28,6 +28,8 @@ class _Evidence:
     baselines: dict[Baseline, EvalRun] = field(default_factory=dict)
     policy: Policy | None = None
     stored: str = ""
+    attempt: int | None = None
+    repeat: EvalRun | None = None
 
 
 @click.command()
@@ -84,12 +86,16 @@ def replay(
     else:
         if parent or champion or expect:
             raise click.UsageError("a gate run has its own rows and report: leave out --parent, --champion, --expect")
+        if (attempt or repeat or ancestor) and not policy:
+            message = "a gate run has its own inputs: --attempt, --ancestor and --repeat go with --policy"
+            raise click.UsageError(message)
         evidence = _stored(absolute_home(home), gate_run)
     evidence.baselines |= {name: _rows(path) for name, path in files.items() if path}
     judged_under = load_policy(policy) if policy else evidence.policy
     assert judged_under is not None
-    second = _rows(repeat) if repeat else None
-    report = run_gate(judged_under, evidence.candidate, evidence.baselines, attempt=attempt, repeat=second)
+    second = _rows(repeat) if repeat else evidence.repeat
+    number = attempt or evidence.attempt
+    report = run_gate(judged_under, evidence.candidate, evidence.baselines, attempt=number, repeat=second)
     flips = flip_lists(judged_under, evidence.candidate, evidence.baselines)
     for path, text in (
         (out, report.canonical_json()),
@@ -133,7 +139,8 @@ def _stored(home: Path, gate_run: str) -> _Evidence:
         TamperedError: rows or the policy are not what was recorded.
     """
     from posttrain.registry.evaluations import get_run, load_run
-    from posttrain.registry.gates import BASELINES, get_gate_run, stored_policy
+    from posttrain.registry.evidence import BASELINES
+    from posttrain.registry.gates import get_gate_run, stored_policy
     from posttrain.registry.store import open_store
 
     parts = gate_run.split("/")  # an id, or projects/PROJECT/gateRuns/ID
@@ -144,5 +151,7 @@ def _stored(home: Path, gate_run: str) -> _Evidence:
             policy = stored_policy(tx, project, record.policy_digest)
             candidate = get_run(tx, project, record.candidate_run)
             sides = {item["name"]: get_run(tx, project, item["eval_run"]) for item in record.baselines}
+            again = get_run(tx, project, record.repeat_run) if record.repeat_run else None
         baselines = {name: load_run(store, sides[name]) for name in BASELINES if name in sides}
-        return _Evidence(load_run(store, candidate), baselines, policy, record.report_json)
+        rows, second = load_run(store, candidate), load_run(store, again) if again else None
+        return _Evidence(rows, baselines, policy, record.report_json, record.attempt or None, second)

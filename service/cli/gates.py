@@ -89,6 +89,9 @@ def add_suite(settings: Settings, manifest: Path, root: Path | None, as_json: bo
     type=click.IntRange(0),
     help="At most so many tokens an answer, where a task allows more.",
 )
+@click.option(
+    "--repeat", is_flag=True, help="A second run, for a policy's noise floor: every answer is generated anew."
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the scores.")
 @json_option
 @server_options
@@ -100,6 +103,7 @@ def evaluate(
     shard: str,
     max_rows: int,
     max_new_tokens: int,
+    repeat: bool,
     wait: bool,
     as_json: bool,
 ) -> Exit:
@@ -125,6 +129,7 @@ def evaluate(
                     "shard": shard,
                     "max_rows": max_rows,
                     "max_new_tokens": max_new_tokens,
+                    "repeat": repeat,
                 }
             )
             if not wait:

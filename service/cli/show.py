@@ -193,7 +193,8 @@ def echo_lineage(lineage: models_pb2.Lineage) -> None:
 
 
 def echo_eval_run(run: gates_pb2.EvalRun) -> None:
-    echo(f"{run.version}: {run.num_rows} rows under template {run.template}, shard {run.shard} ({short(run.name)})")
+    rows_of = f"{run.num_rows} rows{' of a second run' if run.repeat else ''}"
+    echo(f"{run.version}: {rows_of} under template {run.template}, shard {run.shard} ({short(run.name)})")
     rows = [
         [s.metric, s.shard, s.n, percent(s.score), percent(s.low), percent(s.high), percent(s.level)]
         for s in run.scores

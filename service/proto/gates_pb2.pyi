@@ -40,7 +40,7 @@ class MetricScore(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., shard: _Optional[str] = ..., n: _Optional[int] = ..., score: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., level: _Optional[float] = ...) -> None: ...
 
 class EvalRun(_message.Message):
-    __slots__ = ("name", "job", "version", "version_digest", "suites", "template", "template_digest", "shard", "rows_digest", "num_rows", "scores", "create_time")
+    __slots__ = ("name", "job", "version", "version_digest", "suites", "template", "template_digest", "shard", "rows_digest", "num_rows", "scores", "create_time", "repeat")
     NAME_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class EvalRun(_message.Message):
     NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_FIELD_NUMBER: _ClassVar[int]
     name: str
     job: str
     version: str
@@ -65,7 +66,8 @@ class EvalRun(_message.Message):
     num_rows: int
     scores: _containers.RepeatedCompositeFieldContainer[MetricScore]
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., job: _Optional[str] = ..., version: _Optional[str] = ..., version_digest: _Optional[str] = ..., suites: _Optional[_Iterable[str]] = ..., template: _Optional[str] = ..., template_digest: _Optional[str] = ..., shard: _Optional[str] = ..., rows_digest: _Optional[str] = ..., num_rows: _Optional[int] = ..., scores: _Optional[_Iterable[_Union[MetricScore, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    repeat: bool
+    def __init__(self, name: _Optional[str] = ..., job: _Optional[str] = ..., version: _Optional[str] = ..., version_digest: _Optional[str] = ..., suites: _Optional[_Iterable[str]] = ..., template: _Optional[str] = ..., template_digest: _Optional[str] = ..., shard: _Optional[str] = ..., rows_digest: _Optional[str] = ..., num_rows: _Optional[int] = ..., scores: _Optional[_Iterable[_Union[MetricScore, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., repeat: _Optional[bool] = ...) -> None: ...
 
 class GetEvalRunRequest(_message.Message):
     __slots__ = ("name",)
@@ -214,7 +216,7 @@ class GateResult(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., baseline_name: _Optional[str] = ..., n: _Optional[int] = ..., baseline: _Optional[float] = ..., candidate: _Optional[float] = ..., difference: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., level: _Optional[float] = ..., rule: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., clusters: _Optional[int] = ...) -> None: ...
 
 class GateRun(_message.Message):
-    __slots__ = ("name", "verdict", "candidate", "candidate_digest", "baselines", "policy", "policy_digest", "reasons", "metrics", "suites", "unseen", "improved", "report_json", "report_digest", "eval_runs", "create_time", "alias", "explanation")
+    __slots__ = ("name", "verdict", "candidate", "candidate_digest", "baselines", "policy", "policy_digest", "reasons", "metrics", "suites", "unseen", "improved", "report_json", "report_digest", "eval_runs", "create_time", "alias", "explanation", "attempt", "attempts_budget", "repeat_run", "stale")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +235,10 @@ class GateRun(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_RUN_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     name: str
     verdict: Verdict
     candidate: str
@@ -251,7 +257,11 @@ class GateRun(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     alias: str
     explanation: str
-    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., candidate: _Optional[str] = ..., candidate_digest: _Optional[str] = ..., baselines: _Optional[_Iterable[str]] = ..., policy: _Optional[str] = ..., policy_digest: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GateReason, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., suites: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., unseen: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., improved: _Optional[bool] = ..., report_json: _Optional[str] = ..., report_digest: _Optional[str] = ..., eval_runs: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[str] = ..., explanation: _Optional[str] = ...) -> None: ...
+    attempt: int
+    attempts_budget: int
+    repeat_run: str
+    stale: _containers.RepeatedCompositeFieldContainer[GateReason]
+    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., candidate: _Optional[str] = ..., candidate_digest: _Optional[str] = ..., baselines: _Optional[_Iterable[str]] = ..., policy: _Optional[str] = ..., policy_digest: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GateReason, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., suites: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., unseen: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., improved: _Optional[bool] = ..., report_json: _Optional[str] = ..., report_digest: _Optional[str] = ..., eval_runs: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alias: _Optional[str] = ..., explanation: _Optional[str] = ..., attempt: _Optional[int] = ..., attempts_budget: _Optional[int] = ..., repeat_run: _Optional[str] = ..., stale: _Optional[_Iterable[_Union[GateReason, _Mapping]]] = ...) -> None: ...
 
 class CreateGateRunRequest(_message.Message):
     __slots__ = ("parent", "candidate", "policy", "alias")

@@ -963,7 +963,7 @@ class EvalTemplate(_message.Message):
     def __init__(self, own: _Optional[_Union[OwnEvalTemplate, _Mapping]] = ..., version: _Optional[_Union[VersionEvalTemplate, _Mapping]] = ..., plain: _Optional[_Union[PlainEvalTemplate, _Mapping]] = ...) -> None: ...
 
 class EvaluateSpec(_message.Message):
-    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "version", "suites", "template", "shard", "max_rows", "max_new_tokens", "batch_rows")
+    __slots__ = ("display_name", "seed", "timeout_s", "dtype", "version", "suites", "template", "shard", "max_rows", "max_new_tokens", "batch_rows", "repeat")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
@@ -975,6 +975,7 @@ class EvaluateSpec(_message.Message):
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     seed: int
     timeout_s: int
@@ -986,4 +987,5 @@ class EvaluateSpec(_message.Message):
     max_rows: int
     max_new_tokens: int
     batch_rows: int
-    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[str]] = ..., template: _Optional[_Union[EvalTemplate, _Mapping]] = ..., shard: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
+    repeat: bool
+    def __init__(self, display_name: _Optional[str] = ..., seed: _Optional[int] = ..., timeout_s: _Optional[int] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[str]] = ..., template: _Optional[_Union[EvalTemplate, _Mapping]] = ..., shard: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., batch_rows: _Optional[int] = ..., repeat: _Optional[bool] = ...) -> None: ...

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from posttrain.registry import evaluations, gates, promotion, suites
+from posttrain.registry import evaluations, gates, promotion, staleness, suites
 from posttrain.registry.store import Transaction
 from posttrain.service import names, views
 from posttrain.service.core import Core
@@ -83,7 +83,12 @@ class GatesServicer(gates_pb2_grpc.GatesServicer):  # type: ignore[misc]
 
     async def GetGateRun(self, request: gates_pb2.GetGateRunRequest, context: Any) -> gates_pb2.GateRun:  # noqa: N802
         project, run = names.parse(request.name, names.GATE_RUN)
-        return await self._core.read(lambda tx: views.gate_message(tx, gates.get_gate_run(tx, project, run)))
+
+        def read(tx: Transaction) -> gates_pb2.GateRun:
+            record = gates.get_gate_run(tx, project, run)
+            return views.gate_message(tx, record, staleness.stale_items(tx, record, self._core.policy))
+
+        return await self._core.read(read)
 
     async def ListGateRuns(  # noqa: N802
         self, request: gates_pb2.ListGateRunsRequest, context: Any

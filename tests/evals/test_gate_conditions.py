@@ -17,7 +17,7 @@ from posttrain.evals.gate import explain, parse_report, run_gate
 from posttrain.evals.noise import noise_floor
 from posttrain.evals.policy import parse_policy
 from posttrain.evals.report import REASONS
-from posttrain.evals.rows import EvalRun
+from posttrain.evals.rows import EvalRun, RepeatInfo
 
 from .build import change_header, change_row, make_run
 from .designs import OLD, TEXT, N, codes, flip, policy, run
@@ -75,16 +75,21 @@ def test_floors_spend_too() -> None:
 NOISE = policy("noise_floor: {of: champion}")
 
 
+def again(run_: EvalRun, num_cached: int = 0) -> EvalRun:
+    """The run, marked as a second one of job `job-2`."""
+    return change_header(run_, repeat=RepeatInfo(job="job-2", batch_rows=7, num_cached=num_cached))
+
+
 def test_a_margin_below_the_noise_is_refused_with_its_size() -> None:
     champion, candidate = run(OLD, "bot@1"), run(OLD, "bot@3")
     quiet = run(flip(OLD, 0.01, 0.01, 1), "bot@1", dtype="bfloat16")
-    report = run_gate(NOISE, candidate, {"champion": champion}, repeat=quiet)
+    report = run_gate(NOISE, candidate, {"champion": champion}, repeat=again(quiet))
     assert report.verdict == "PASS"
     assert report.noise is not None
     expected = noise_floor([OLD, [row.score for row in quiet.rows]], range(N))
     assert report.noise.metrics[0].floor == pytest.approx(expected, abs=1e-9)
     loud = run(flip(OLD, 0.02, 0.12, 1), "bot@1")
-    refused = run_gate(NOISE, candidate, {"champion": champion}, repeat=loud)
+    refused = run_gate(NOISE, candidate, {"champion": champion}, repeat=again(loud))
     assert (refused.verdict, codes(refused)) == ("INCONCLUSIVE", {"NOISE_FLOOR"})
     assert "a margin of 8.0 points is below the noise floor of" in refused.reasons[0].message
     assert "noise      of the champion, points: s/m " in explain(refused)
@@ -102,7 +107,7 @@ def test_a_policy_with_a_noise_floor_needs_a_second_run_of_the_same_weights() ->
         run(OLD[:-1], "bot@1"),
         change_header(champion, scorer_digest="0" * 64),
     ):
-        report = run_gate(NOISE, candidate, sides, repeat=repeat)
+        report = run_gate(NOISE, candidate, sides, repeat=again(repeat))
         assert report.verdict == "INCONCLUSIVE"
         assert "PAIRING_MISMATCH" in codes(report)
 
@@ -110,8 +115,29 @@ def test_a_policy_with_a_noise_floor_needs_a_second_run_of_the_same_weights() ->
 def test_the_candidates_own_noise() -> None:
     mine = policy("noise_floor: {of: candidate}")
     candidate = run(OLD, "bot@3")
-    report = run_gate(mine, candidate, {"champion": run(OLD, "bot@1")}, repeat=candidate)
+    report = run_gate(mine, candidate, {"champion": run(OLD, "bot@1")}, repeat=again(candidate))
     assert (report.verdict, report.noise is not None) == ("PASS", True)
+
+
+@pytest.mark.parametrize("kind", ["the first run", "unmarked", "cached", "one second run on both sides"])
+def test_a_copy_is_no_second_run(kind: str) -> None:
+    """Equal rows show a noise floor of no flips, so it has to be known where they are from."""
+    mine = policy("noise_floor: {of: candidate}")
+    candidate = run(flip(OLD, 0.02, 0.02, 3), "bot@3")
+    second = run(flip(OLD, 0.02, 0.02, 4), "bot@3") if kind == "unmarked" else candidate
+    if kind == "cached":
+        second = again(candidate, num_cached=1)
+    if kind == "one second run on both sides":
+        candidate = second = again(candidate)
+    report = run_gate(mine, candidate, {"champion": run(OLD, "bot@1")}, repeat=second)
+    assert (report.verdict, codes(report), report.noise) == ("INCONCLUSIVE", {"NOISE_FLOOR"}, None)
+    assert "what was given as the second run of the candidate is none" in report.reasons[0].message
+
+
+def test_the_mark_of_a_second_run_leaves_other_rows_as_they_were() -> None:
+    plain = run(OLD, "bot@1")
+    assert b"repeat" not in plain.canonical_bytes()
+    assert b'"repeat":{"batch_rows":7,"job":"job-2","num_cached":0}' in again(plain).canonical_bytes()
 
 
 # -- at least one of k -------------------------------------------------------------------------------------------------
@@ -198,7 +224,7 @@ def test_no_evidence_raises_and_none_that_is_damaged_passes(
         name: run(other, version, wordings=wordings)
         for name, version in (("parent", "bot@2"), ("champion", "bot@3"), ("ancestor", "bot@1"))
     }
-    candidate, repeat = run(scores, "bot@4", wordings=wordings), run(other, "bot@2", wordings=wordings)
+    candidate, repeat = run(scores, "bot@4", wordings=wordings), again(run(other, "bot@2", wordings=wordings))
     broken = False
     if damage == "none":
         sides, broken = {}, True

@@ -111,9 +111,8 @@ def test_a_waiver_holds_until_it_expires_and_for_its_question_alone() -> None:
     assert report.reasons[0].message == "questions in the training data: 1 (q2 in data@1)"
 
 
-def test_the_option_is_in_the_digest_and_asked_for() -> None:
+def test_the_option_is_in_the_digest() -> None:
     assert len({policy().digest, BLOCK.digest, waived("2026-11-24").digest, waived("2026-11-25").digest}) == 4
-    assert BLOCK.asks_for == ["contamination"]
     assert Policy.model_validate_json(waived("2026-11-24").model_dump_json()) == waived("2026-11-24")
     assert "contamination" not in policy().model_dump()
 

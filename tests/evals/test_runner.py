@@ -24,7 +24,7 @@ from posttrain.engine.task import ModelInput
 from posttrain.evals import runner
 from posttrain.evals.gate import run_gate
 from posttrain.evals.policy import parse_policy
-from posttrain.evals.rows import ROWS_FILE, EvalRun, read_rows
+from posttrain.evals.rows import ROWS_FILE, EvalRun, RepeatInfo, read_rows
 from posttrain.evals.suites import load_suite
 
 from .conftest import suite_rows, write_suite
@@ -146,6 +146,23 @@ def test_cached_answers_are_used_and_a_damaged_one_is_not(evaluate: Evaluate, tm
     third, mended = evaluate(cache=str(cache))
     assert (third.summary["cached"], third.summary["generated"]) == (30 - missed, missed)
     assert rows_of(mended).digest == rows_of(folder).digest
+
+
+def test_a_second_run_is_no_copy_of_the_first(evaluate: Evaluate, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    _, folder = evaluate(cache=str(cache))
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
+    second, again = evaluate(cache=str(cache), repeat=True)
+    assert (second.summary["cached"], second.summary["generated"]) == (0, 30)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")} == files, "nor does it leave answers there"
+    run = rows_of(again)
+    assert rows_of(folder).header.repeat is None
+    assert run.header.repeat == RepeatInfo(job="job-1", batch_rows=2), "the first took 4 at a time"
+    assert {row.key for row in run.rows} == {row.key for row in rows_of(folder).rows}
+    _, small = evaluate(repeat=True, batch_rows=64)
+    mark = rows_of(small).header.repeat
+    assert mark is not None
+    assert mark.batch_rows == 18, "not all 30 at once, as the first would take them"
 
 
 def test_an_answer_that_somebody_else_wrote_is_a_miss(evaluate: Evaluate, tmp_path: Path) -> None:

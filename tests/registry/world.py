@@ -15,7 +15,17 @@ from safetensors.numpy import save_file
 from posttrain.engine.spec import IftSpec, canonical_json, parse_spec, sha256_text
 from posttrain.engine.task import EvaluateTask, TrainTask
 from posttrain.evals.policy import Policy, parse_policy
-from posttrain.evals.rows import EvalRun, GenerationInfo, ResultRow, RowsHeader, SuiteInfo, TemplateInfo, write_rows
+from posttrain.evals.rows import (
+    EvalRun,
+    GenerationInfo,
+    RepeatInfo,
+    ResultRow,
+    RowsHeader,
+    SuiteInfo,
+    TemplateInfo,
+    write_rows,
+)
+from posttrain.evals.scorers import scorer_digest
 from posttrain.registry import datasets, gates, promotion, sealing, suites, versions
 from posttrain.registry.evaluations import record_eval_run
 from posttrain.registry.importing import import_model
@@ -146,8 +156,9 @@ class World:
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 
-    def evaluate_job(self, ref: str, template: dict[str, Any]) -> EvaluateTask:
-        spec = parse_spec({"kind": "evaluate", "version": ref, "suites": ["toy"], "template": template})
+    def evaluate_job(self, ref: str, template: dict[str, Any], repeat: bool = False) -> EvaluateTask:
+        asked = {"kind": "evaluate", "version": ref, "suites": ["toy"], "template": template, "repeat": repeat}
+        spec = parse_spec(asked)
         with self.store.transaction() as tx:
             job = tx.create_job(P, spec)
         return EvaluateTask(
@@ -169,10 +180,11 @@ class World:
             ),
             shard="gate",
             suites=[SuiteInfo(name="toy", version="1", digest=task.suites[0].digest, num_rows=len(scores))],
-            scorer_digest=sha256_text("scorers"),
+            scorer_digest=scorer_digest(),
             generation=GenerationInfo(max_new_tokens=0, max_rows=0, seed=0),
             dtype="float32",
             packages={},
+            repeat=RepeatInfo(job=task.job, batch_rows=7) if task.spec.repeat else None,
         )
         rows = tuple(
             ResultRow(
@@ -193,12 +205,17 @@ class World:
         )
         return EvalRun(header=header, rows=rows)
 
-    def evaluated(self, version: VersionRecord, right: int = NUM_ROWS, template_of: str = "") -> EvalRunRecord:
+    def evaluated(
+        self, version: VersionRecord, right: int = NUM_ROWS, template_of: str = "", repeat: bool = False, **header: Any
+    ) -> EvalRunRecord:
         """Rows with the first `right` of 240 answers right; a base answers under the template of `template_of`."""
         template = {"type": "version", "version": template_of} if template_of else {"type": "own"}
-        task = self.evaluate_job(version.ref, template)
+        task = self.evaluate_job(version.ref, template, repeat)
+        if "mark" in header:
+            header["repeat"] = header.pop("mark")
         path = self.fresh("rows.jsonl")
-        write_rows(path, self.make_rows(task, [1.0] * right + [0.0] * (NUM_ROWS - right), version))
+        run = self.make_rows(task, [1.0] * right + [0.0] * (NUM_ROWS - right), version)
+        write_rows(path, run.model_copy(update={"header": run.header.model_copy(update=header)}))
         return record_eval_run(self.store, P, task, path)
 
     def gate(self, version: VersionRecord, alias: str = "production", policy: str = "toy") -> GateRunRecord:

@@ -15,6 +15,7 @@ from posttrain.evals.rows import (
     ROWS_FILE,
     EvalRun,
     GenerationInfo,
+    RepeatInfo,
     ResultRow,
     RowsHeader,
     SuiteInfo,
@@ -22,6 +23,7 @@ from posttrain.evals.rows import (
     messages_digest,
     write_rows,
 )
+from posttrain.evals.scorers import scorer_digest
 from posttrain.evals.suites import load_suite
 
 
@@ -31,6 +33,8 @@ def evaluate(task: EvaluateTask, folder: Path, events: EventWriter) -> ExitRecor
     scores = json.loads(control.read_text()) if control.exists() else {}
     own = Path(task.model.path) / "chat_template.jinja"
     share = scores.get(task.model.ref, 1.0 if own.exists() else 0.0)
+    if task.spec.repeat:
+        share = scores.get(f"{task.model.ref} again", share)
     time.sleep(scores.get("delay", 0))
     hold = home / "hold"
     while hold.exists() and hold.read_text() == task.model.ref:
@@ -63,8 +67,9 @@ def evaluate(task: EvaluateTask, folder: Path, events: EventWriter) -> ExitRecor
     header = RowsHeader(
         version=task.model.ref, manifest_digest=task.model.digest, weights_digest=task.model.weights_digest,
         template=TemplateInfo(type=template.type, digest=sha256_text(text), source=source, has_own=own.exists()),
-        shard=task.spec.shard, suites=infos, scorer_digest=sha256_text("fake"),
+        shard=task.spec.shard, suites=infos, scorer_digest=scorer_digest(),
         generation=GenerationInfo(max_new_tokens=0, max_rows=0, seed=0), dtype="float32", packages={"fake": "1"},
+        repeat=RepeatInfo(job=task.job, batch_rows=7) if task.spec.repeat else None,
     )  # fmt: skip
     (folder / OUTPUT_FOLDER).mkdir(exist_ok=True)
     write_rows(folder / OUTPUT_FOLDER / ROWS_FILE, EvalRun(header=header, rows=tuple(rows)))

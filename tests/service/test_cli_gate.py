@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from posttrain.evals.gate import run_gate
-from posttrain.evals.policy import load_policy
+from posttrain.evals.policy import load_policy, parse_policy
 from posttrain.evals.rows import EvalRun, read_rows, write_rows
 from posttrain.registry.store import open_store
 from posttrain.registry.tables import GateRunRecord
 from posttrain.registry.versions import get_version
 from posttrain.service.cli.exits import Exit
+from posttrain.service.proto import gates_pb2
 from tests.registry.world import FLOOR, IMPROVE, NUM_ROWS, P, World, policy_of
 
 from .answers import Cli
+from .fake_server import FakeServer
 
 POLICY = policy_of("mine", FLOOR, IMPROVE)
 
@@ -113,6 +115,33 @@ def test_a_gate_run_comes_out_byte_for_byte(cli: Cli, judged: tuple[World, GateR
     full = f"projects/{P}/gateRuns/{gate.id}"
     code, text, _ = cli("gate", "replay", full, "--home", world.store.home, "--json")
     assert (code, json.loads(text)) == (Exit.OK, json.loads(gate.report_json))
+
+
+def test_every_input_of_a_gate_run_is_read_from_the_store(cli: Cli, tmp_path: Path) -> None:
+    """Attempt, ancestor and second run come out byte for byte without being named."""
+    text = POLICY.replace("metrics:", "ancestor: bot@1\nattempts: {budget: 5}\nnoise_floor: {of: parent}\nmetrics:")
+    text += "      - {type: noninferior, to: ancestor, margin: 0.1}\n"
+    with open_store(tmp_path / "home") as store:
+        world = World(store, tmp_path)
+        base = world.base()
+        world.dataset()
+        world.suite()
+        first = world.candidate(base, right=NUM_ROWS - 20)
+        world.evaluated(first, NUM_ROWS - 21, repeat=True)
+        second = world.trained(first.ref, 2.0)
+        world.evaluated(second, NUM_ROWS - 20)
+        world.policies["mine"] = parse_policy(text)
+        gate = world.gate(second, policy="mine")
+    assert (gate.verdict, gate.attempt) == ("PASS", 2)
+    home = ("--home", tmp_path / "home")
+    code, said, err = cli("gate", "replay", gate.id, *home)
+    assert (code, err) == (Exit.OK, "byte for byte the stored report\n")
+    assert "attempt    2 of 5" in said
+    assert "go with --policy" in cli("gate", "replay", gate.id, "--attempt", 1, *home)[2]
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    code, said, err = cli("gate", "replay", gate.id, "--policy", other, "--attempt", 1, *home)
+    assert (code, "attempt    1 of 5" in said) == (Exit.OK, True)
 
 
 def test_a_gate_run_under_another_policy(cli: Cli, judged: tuple[World, GateRunRecord], mine: Path) -> None:
@@ -214,3 +243,31 @@ def test_tampered_rows_are_an_error(cli: Cli, tmp_path: Path, mine: Path) -> Non
     assert (code != Exit.OK, out) == (True, "")
     assert "error: " in err
     assert "Traceback" not in err
+
+
+# -- list and show -----------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_on_record(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    monkeypatch.setenv("POSTTRAIN_ADDRESS", fake.address)
+    reasons = [gates_pb2.GateReason(code="FLOOR", message="low"), gates_pb2.GateReason(code="FLOOR", message="lower")]
+    counted = gates_pb2.GateRun(
+        name="projects/default/gateRuns/gate-1", verdict=gates_pb2.FAIL, candidate="bot@3", alias="production",
+        policy="mine", reasons=reasons, attempt=2, attempts_budget=5,
+        stale=[gates_pb2.GateReason(code="STALE", message="policy mine has \x1b[2Jchanged since gate-1")],
+    )  # fmt: skip
+    plain = gates_pb2.GateRun(name="projects/default/gateRuns/gate-0", verdict=gates_pb2.PASS, candidate="bot@2")
+    fake.on("ListGateRuns", gates_pb2.ListGateRunsResponse(gate_runs=[counted, plain])).on("GetGateRun", counted)
+    code, out, _ = cli("gate", "list", "bot@3", "--limit", 2)
+    first, second = out.splitlines()[1:]
+    assert (code, fake.of("ListGateRuns")[0].candidate) == (Exit.OK, "bot@3")
+    assert first.split()[:8] == ["gate-1", "FAIL", "bot@3", "production", "mine", "2", "of", "5"]
+    assert first.split()[-1] == "FLOOR"
+    assert second.split()[-1] == "-"
+    code, out, _ = cli("gate", "show", "gate-1")
+    assert (code, "\x1b" in out) == (Exit.OK, False)
+    assert "not of today" in out
+    assert "- STALE: policy mine has" in out
+    fake.on("GetGateRun", plain)
+    assert "not of today" not in cli("gate", "show", "gate-0")[1]
+    assert json.loads(cli("gate", "show", "gate-0", "--json")[1])["candidate"] == "bot@2"

@@ -1,4 +1,4 @@
-"""Which policies a service takes: those whose every option something reads."""
+"""Which policies a service takes."""
 
 from __future__ import annotations
 
@@ -28,19 +28,27 @@ def in_force(folder: Path, option: str, baseline: str = "parent") -> str:
     return policy_in_force(folder, "mine").name
 
 
-@pytest.mark.parametrize("option", ["", "sequential: {looks: 4}", "improve_any: {over: champion}"])
-def test_options_of_rows_alone_are_taken(tmp_path: Path, option: str) -> None:
-    assert in_force(tmp_path, option) == "mine"
-
-
 @pytest.mark.parametrize(
-    ("option", "baseline", "name"),
+    "option",
     [
-        ("ancestor: bot@1", "ancestor", "ancestor"),
-        ("attempts: {budget: 5}", "parent", "attempts"),
-        ("noise_floor: {of: parent}", "parent", "noise_floor"),
+        "",
+        "sequential: {looks: 4}",
+        "improve_any: {over: champion}",
+        "attempts: {budget: 5}",
+        "noise_floor: {of: parent}",
     ],
 )
-def test_an_option_that_nothing_reads_is_refused(tmp_path: Path, option: str, baseline: str, name: str) -> None:
-    with pytest.raises(PolicyError, match=f"mine.yaml: {name}: the service cannot give"):
-        in_force(tmp_path, option, baseline)
+def test_every_option_is_taken(tmp_path: Path, option: str) -> None:
+    assert in_force(tmp_path, option) == "mine"
+    assert in_force(tmp_path, "ancestor: bot@1", "ancestor") == "mine"
+
+
+def test_a_search_of_the_training_data_is_refused_and_not_forgotten(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"mine: contamination: this server searches no training data"):
+        in_force(tmp_path, "contamination: {action: warn}")
+
+
+def test_a_file_with_another_name_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(TEXT.replace("OPTION", "").replace("BASELINE", "parent"), encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"other\.yaml holds a policy named 'mine'"):
+        policy_in_force(tmp_path, "other")
