@@ -24,5 +24,7 @@ def policy_in_force(folder: Path, name: str) -> Policy:
     if policy.name != name:
         raise PolicyError(f"{own.name} holds a policy named {policy.name!r}")
     if policy.contamination is not None:
-        raise PolicyError(f"{name}: contamination: this server searches no training data; see `posttrain datasets check`")
+        raise PolicyError(
+            f"{name}: contamination: this server searches no training data; `posttrain datasets check` searches a file"
+        )
     return policy
