@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlmodel import col, select
 
 from posttrain.engine.spec import sha256_text
+from posttrain.evals.report import parse_report
 from posttrain.registry.aliases import alias_etag, alias_history
 from posttrain.registry.collect import reached
 from posttrain.registry.errors import NotFoundError, TamperedError
@@ -90,6 +91,10 @@ def _evidence(tx: TransactionBase) -> Iterator[str]:
     for gate in tx.session.exec(select(GateRunRecord)).all():
         if sha256_text(gate.report_json) != gate.report_digest:
             yield f"the report of {gate.id} was changed"
+            continue
+        counted = parse_report(gate.report_json).attempt
+        if gate.attempt != (counted.number if counted else 0):
+            yield f"the attempt of {gate.id} is not the one that its report was judged at"
     for job in tx.session.exec(select(JobRecord)).all():
         if sha256_text(job.spec_json) != job.spec_sha256:
             yield f"the spec of job {job.id} was changed"

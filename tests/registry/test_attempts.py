@@ -16,9 +16,10 @@ from posttrain.registry import attempts, gates, migrations
 from posttrain.registry.importing import import_model
 from posttrain.registry.store import DATABASE_FILE, make_engine, open_store
 from posttrain.registry.tables import GateRunRecord, VersionRecord
+from posttrain.registry.verify import verify_home
 from posttrain.registry.versions import get_version
 
-from .world import NUM_ROWS, TEMPLATE, P, World, write_model
+from .world import NUM_ROWS, TEMPLATE, P, World, drop_triggers, write_model
 
 TEXT = """
 name: toy
@@ -81,10 +82,10 @@ def test_the_same_question_again_is_the_same_attempt(line: World) -> None:
 
 
 def test_an_evaluation_that_nobody_judges_counts(line: World) -> None:
-    """Evaluate ten, look at the scores, submit the best; or the service dies before it judges."""
-    versions = [line.candidate(base_of(line), value=float(number)) for number in range(1, 11)]
-    assert [number_of(line, versions[index]) for index in (9, 0, 4)] == [10, 1, 5]
-    judged_first = line.gate(versions[9])
+    """Evaluate six, look at the scores, submit the best; or the service dies before it judges."""
+    versions = [line.candidate(base_of(line), value=float(number)) for number in range(1, 7)]
+    assert [number_of(line, versions[index]) for index in (5, 0, 4)] == [6, 1, 5]
+    judged_first = line.gate(versions[5])
     assert judged_first.verdict == "INCONCLUSIVE"
 
 
@@ -234,6 +235,17 @@ def test_the_count_is_neither_changed_nor_deleted(line: World) -> None:
     ):
         with pytest.raises(sqlite3.IntegrityError):
             line.sql(attack)
+
+
+def test_an_edited_number_is_found(line: World) -> None:
+    line.candidate(base_of(line), value=1.0)
+    version = line.candidate(base_of(line), value=2.0)
+    gate = line.gate(version)
+    assert (gate.attempt, verify_home(line.store)) == (2, [])
+    drop_triggers(line)
+    line.sql("UPDATE gate_runs SET attempt = 1")
+    assert f"the attempt of {gate.id} is not the one that its report was judged at" in verify_home(line.store)
+    assert {item["code"] for item in line.promote(version).missing} == {"TAMPERED"}
 
 
 # -- old data folders --------------------------------------------------------------------------------------------------
