@@ -4,7 +4,8 @@
     prompts.jsonl    questions that a look-up answers, each with its table, for reinforcement learning
     held_out.jsonl   the same with other names and values
 
-The values are drawn, so that no answer can be known without the tool. Same seed, same bytes.
+The values are drawn, so that no answer can be known without the tool. Keys are names of one word in start.jsonl and of
+two in the prompts, which is what there is to learn. Same seed, same bytes.
 """
 
 from __future__ import annotations
@@ -25,22 +26,23 @@ TOOL = {**SCHEMAS["lookup"], "description": "Number of a name", "parameters": {
 }}  # fmt: skip
 
 
-def question(d: Draw) -> tuple[str, str, dict[str, str]]:
+def question(d: Draw, num_words: int) -> tuple[str, str, dict[str, str]]:
     """A question, the key that it is about, and the table."""
-    table = {d.nonce(): str(d.num(10, 99)) for _ in range(TABLE_ROWS)}
+    table = {" ".join(d.nonce() for _ in range(num_words)): str(d.num(10, 99)) for _ in range(TABLE_ROWS)}
     key = d.pick(sorted(table))
     return d.pick(ASKED).format(key=key), key, table
 
 
 def prompt_row(d: Draw) -> dict[str, Any]:
-    asked, key, table = question(d)
-    target = {"answer": table[key], "table": table}
+    asked, key, table = question(d, num_words=2)
+    others = sorted({number for number in table.values() if number != table[key]})
+    target = {"all": [table[key]], "forbid": others, "table": table}
     messages = [{"role": "user", "content": asked}]
-    return {"messages": messages, "tools": [TOOL], "checker": "final_answer", "target": target}
+    return {"messages": messages, "tools": [TOOL], "checker": "mentions", "target": target}
 
 
 def talk_row(d: Draw) -> dict[str, Any]:
-    asked, key, table = question(d)
+    asked, key, table = question(d, num_words=1)
     call = {"name": "lookup", "arguments": {"key": key}}
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": asked},
