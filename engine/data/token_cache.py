@@ -305,6 +305,6 @@ def _code_digest() -> str:
     """Of the modules that encode, so that no entry outlives a change of them."""
     engine = Path(__file__).resolve().parent.parent
     found = hashlib.sha256()
-    for path in sorted([*engine.glob("data/*.py"), *engine.glob("methods/*.py")]):
+    for path in sorted(path for name in ("data", "environments", "methods") for path in engine.glob(f"{name}/*.py")):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
