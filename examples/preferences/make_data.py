@@ -32,10 +32,11 @@ PAIRS = {
     "instruction_following: off topic": 400, "conversation: off topic": 300, "reasoning: off topic": 500,
     "tool_use.call: off topic": 700, "tool_use.call: wrong argument": 700, "tool_use.no_call: off topic": 1300,
 }  # fmt: skip
-# With 1,400 pairs of calls and 1,300 of abstentions alone the latter fell by 1 to 6 points on five seeds. These are
-# drawn after all others, so that the rows of the stages before stay what they were.
+# With 1,400 pairs of calls and 1,300 of abstentions alone the latter fell by 1 to 6 points on five seeds, with 2,000 of
+# each calls did (docs/learning.md). These are drawn after all others, so that the rows of the stages before stay what
+# they were.
 MORE_PAIRS = {
-    "tool_use.call: off topic": 300, "tool_use.call: wrong argument": 300, "tool_use.no_call: off topic": 850,
+    "tool_use.call: off topic": 600, "tool_use.call: wrong argument": 600, "tool_use.no_call: off topic": 1100,
 }  # fmt: skip
 HELD_OUT = dict.fromkeys(TRAINING_ROWS, 100)
 REWARD_PAIRS = {
@@ -48,7 +49,7 @@ MORE_REWARD_PAIRS = {
     "reasoning: wrong result": 2500, "tool_use.call: declines": 1200, "tool_use.call: wrong tool": 500,
     "tool_use.no_call: needless call": 1200,
 }  # fmt: skip
-MORE_ROWS = {"calls": {"tool_use.call": 3000}, "abstentions": {"tool_use.no_call": 3000}}
+MORE_ROWS = {"calls": {"tool_use.call": 4800}, "abstentions": {"tool_use.no_call": 4800}}
 
 
 def is_tool_row(row: dict[str, Any]) -> bool:
