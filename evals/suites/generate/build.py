@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,7 @@ def build_rows(taken: Taken | None = None) -> tuple[dict[tuple[str, str], list[R
     Whoever gives `taken` can go on drawing with it, and gets nothing that is in these rows.
     """
     taken = taken or Taken()
-    shards = {
-        (metric, shard): draw_rows(kinds_of(metric), num, shard == "unseen", taken, Draw(f"{SEED}:{metric}:{shard}"))
-        for shard, num in SHARDS.items()
-        for metric in TRAINING_ROWS
-    }
+    shards = _shards(list(TRAINING_ROWS), taken)
     training = [
         row
         for metric, num in TRAINING_ROWS.items()
@@ -78,17 +74,21 @@ def untrained_rows(taken: Taken) -> tuple[dict[tuple[str, str], list[Row]], list
     `taken` is what `build_rows` took; it is called after that, so that its rows are what they are without this.
     """
     metrics = [metric for metric in METRICS if metric not in TRAINING_ROWS]
-    shards = {
-        (metric, shard): draw_rows(kinds_of(metric), num, shard == "unseen", taken, Draw(f"{SEED}:{metric}:{shard}"))
-        for shard, num in SHARDS.items()
-        for metric in metrics
-    }
+    shards = _shards(metrics, taken)
     worked = [
         row
         for metric in metrics
         for row in draw_rows(kinds_of(metric), len(kinds_of(metric)), False, taken, Draw(f"{SEED}:{metric}:worked"))
     ]
     return shards, worked
+
+
+def _shards(metrics: Sequence[str], taken: Taken) -> dict[tuple[str, str], list[Row]]:
+    return {
+        (metric, shard): draw_rows(kinds_of(metric), num, shard == "unseen", taken, Draw(f"{SEED}:{metric}:{shard}"))
+        for shard, num in SHARDS.items()
+        for metric in metrics
+    }
 
 
 def plain_prompt(messages: Iterable[Message], tools: Iterable[Mapping[str, Any]] = ()) -> str:
