@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from posttrain.service.proto import gates_pb2, jobs_pb2
 
 from .asking import GATE, refused, submit, train_spec
@@ -11,6 +13,8 @@ from .conftest import POLICY
 from .serving import PROJECT, Server
 from .test_chain import aliases, gate_runs, promotions, set_scores
 from .test_jobs import children_of
+
+pytestmark = pytest.mark.slow
 
 PINNED = """
 name: tiny
