@@ -87,12 +87,17 @@ def count_evaluation(tx: ChainOperations, version: VersionRecord, run: EvalRunRe
     is_raw = version.parent is None and not version.template_digest
     if is_raw or look_of(tx, run.rows_digest) is not None:
         return
-    is_counted = tx.session.exec(select(ShardLookRecord).where(ShardLookRecord.version == version.id)).first()
-    if is_counted and run.repeat:
-        return  # no evidence of a candidate, so no other chance for it
-    if _is_baseline(tx, run) and (is_counted or version.parent is None):
+    looks = tx.session.exec(select(ShardLookRecord).where(ShardLookRecord.version == version.id)).all()
+    if run.repeat and any(_covers(look, run) for look in looks):
+        return  # it shows nothing that the first run has not shown, and is no evidence of a candidate
+    if _is_baseline(tx, run) and (looks or version.parent is None):
         return
     _add(tx, version, run, _draw(tx, version, run.shard, run.suites), None)
+
+
+def _covers(look: ShardLookRecord, run: EvalRunRecord) -> bool:
+    """Whether the look was at all that the run asks."""
+    return look.shard == run.shard and run.suites.items() <= look.suites.items()
 
 
 def look_of(tx: TransactionBase, rows_digest: str) -> ShardLookRecord | None:

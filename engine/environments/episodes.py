@@ -61,6 +61,10 @@ class ToolEpisode:
     tools: list[dict[str, Any]]
     table: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def names(self) -> list[str]:
+        return [str(tool["name"]) for tool in self.tools]
+
 
 class ToolEpisodes:
     """The environment of some prompts (`rollout.Environment`). `rows` were encoded with their talk.
@@ -88,7 +92,7 @@ class ToolEpisodes:
     def episode(self, prompt: int) -> ToolEpisode:
         row = self._rows[prompt]
         talk = json.loads(row.talk)
-        table = json.loads(row.target).get(TABLE, {})
+        table = json.loads(row.target).get(TABLE) or {}  # null, as a table of mixed rows has it
         return ToolEpisode(row.name, talk["messages"], talk["tools"], table)
 
     def replies(self, asked: Sequence[tuple[ToolEpisode, Sequence[int], bool]]) -> list[Reply]:
@@ -100,7 +104,7 @@ class ToolEpisodes:
         read = [self._read(ids) for _, ids, _ in asked]
         # Tools alone run beside each other: neither tokenizers nor templates may be used by several threads.
         jobs = [
-            (call, episode.table)
+            (call, episode)
             for (episode, _, runs), calls in zip(asked, read, strict=True)
             if runs and isinstance(calls, list)
             for call in calls
@@ -136,12 +140,14 @@ class ToolEpisodes:
             return "only one call can be made at a time"
         return calls if len(calls) <= MAX_CALLS else f"more than {MAX_CALLS} calls at a time"
 
-    def _run(self, job: tuple[Mapping[str, Any], Mapping[str, Any]]) -> ToolResult:
+    def _run(self, job: tuple[Mapping[str, Any], ToolEpisode]) -> ToolResult:
         """With all that the tool says."""
-        call, table = job
+        call, episode = job
         name, arguments = call["name"], json.dumps(call["arguments"])
         try:
-            return ToolResult(name, arguments, self._toolbox.call(name, call["arguments"], table))
+            return ToolResult(
+                name, arguments, self._toolbox.call(name, call["arguments"], episode.table, episode.names)
+            )
         except ToolError as error:
             return ToolResult(name, arguments, ERROR + printable(str(error)), is_error=True)
 

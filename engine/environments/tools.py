@@ -75,14 +75,17 @@ class Toolbox:
         """Whether calls of several completions should run beside each other."""
         return self._snippets is not None
 
-    def call(self, name: str, arguments: Mapping[str, Any], table: Mapping[str, Any]) -> str:
-        """What a call gives, printable and at most MAX_TEXT characters long.
+    def call(
+        self, name: str, arguments: Mapping[str, Any], table: Mapping[str, Any], offered: Sequence[str] = ()
+    ) -> str:
+        """What a call gives, printable and at most MAX_TEXT characters long. `offered`: the prompt's tools, if not all.
 
         Raises:
             ToolError: what is wrong, in words for the model.
         """
-        if name not in self.names:
-            raise ToolError(f"there is no tool {name[:80]!r}; there are {', '.join(self.names)}")
+        names = [known for known in self.names if not offered or known in offered]
+        if name not in names:
+            raise ToolError(f"there is no tool {name[:80]!r}; there are {', '.join(names)}")
         wanted = ARGUMENT[name]
         if set(arguments) != {wanted}:
             raise ToolError(f"{name} takes one argument, {wanted}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.engine.environments.snippet import MAX_OUTPUT_BYTES, Snippets
+from posttrain.engine.environments.snippet import MAX_OUTPUT_BYTES, Ran, Snippets
 from posttrain.engine.environments.tools import Toolbox, ToolError, check_allowed, not_allowed
 from posttrain.engine.errors import SpecError
 from posttrain.engine.policy_options import ToolEnvironment
@@ -99,6 +99,11 @@ def test_no_process_and_none_that_it_could_end(snippets: Snippets) -> None:
     assert snippets.run(bomb).output == "[Errno 1] Operation not permitted"
     assert snippets.run("import subprocess\nsubprocess.run(['true'])").output.startswith(("Permission", "FileNotFound"))
     assert snippets.run("import multiprocessing as m\nm.Process(target=print).start()").failure
+    # Its own group is its own: the process that ends it when the time is over is not in it.
+    assert snippets.run("import os\nos.kill(0, 9)\nprint(os.getpgid(0), os.getsid(0))") == Ran("1 1")
+    counted = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nprint(libc.CALL, ctypes.get_errno())"
+    for call in ("shmget(0, 1 << 20, 0o1600)", "semget(0, 9, 0o1600)", "msgget(0, 0o1600)"):
+        assert snippets.run(counted.replace("CALL", call)).output == "-1 1"
     for target in {-1, os.getpid(), os.getppid()} - {1}:  # 1 is the snippet itself
         assert snippets.run(f"import os\nos.kill({target}, 9)").output.startswith("ProcessLookupError")
     assert (

@@ -65,8 +65,8 @@ def call(name: str, /, **arguments: Any) -> str:
 SUM = call("calculator", expression="2+3")
 
 
-def rows_of(count: int = 1, **target: Any) -> list[PromptRow]:
-    options = ToolEnvironment()
+def rows_of(count: int = 1, tools: Sequence[Any] = ("calculator", "lookup"), **target: Any) -> list[PromptRow]:
+    options = ToolEnvironment(tools=list(tools))
     found = []
     for number in range(count):
         asked = [{"role": "user", "content": "what is two plus three?" + " fox" * number}]
@@ -317,7 +317,7 @@ def test_snippets_of_several_episodes_run_beside_each_other(scripted: Callable[.
     """One of them hangs: the others' answers are their own, and it reads that it took too long."""
     codes = ["print(6 * 7)", "while True: pass", "1/0"]
     scripted(*([turn(call("python", code=code)), turn("so")] for code in codes))
-    found = run(rows_of(3), model_of(), max_new_tokens=300, tools=["python"], timeout_s=0.5)
+    found = run(rows_of(3, ["python"]), model_of(), max_new_tokens=300, tools=["python"], timeout_s=0.5)
     texts = [completion.results[0].text for (completion,) in found]
     assert texts[0] == "42"
     assert texts[1].startswith("error: the code took more than 1 s of CPU time")
@@ -390,6 +390,20 @@ def test_a_long_result_is_cut_and_forges_no_turn(scripted: Callable[..., None]) 
 
 
 # -- rows and templates ------------------------------------------------------------------------------------------------
+
+
+def test_a_tool_that_a_row_does_not_offer_does_not_run(scripted: Callable[..., None]) -> None:
+    scripted([turn(call("calculator", expression="2+3")), turn("so")])
+    ((completion,),) = run(rows_of(1, ["lookup"]), model_of())
+    assert completion.results[0].text == "error: there is no tool 'calculator'; there are lookup"
+    assert completion.results[0].is_error
+
+
+def test_a_table_that_is_null_is_none(scripted: Callable[..., None]) -> None:
+    """Tables of mixed rows have nulls in their places; the model may look up what it was not offered."""
+    scripted([turn(call("lookup", key="a")), turn("so")])
+    ((completion,),) = run(rows_of(1, table=None), model_of())
+    assert completion.results[0].text == "error: there is no tool 'lookup'; there are calculator"
 
 
 def test_what_a_row_is_offered() -> None:

@@ -111,6 +111,19 @@ def test_another_evaluation_of_the_same_version_counts(line: World) -> None:
     assert number_of(line, version) == 4
 
 
+def test_a_second_run_counts_where_there_was_no_first(line: World) -> None:
+    """A look at the dev shard pays for none at the gate's, whatever the second one is called."""
+    version = line.trained(base_of(line).ref, 1.0)
+    line.evaluated(version, 5, shard="dev")
+    line.evaluated(version, 9, repeat=True)
+    assert line.query("SELECT shard, COUNT(*) FROM shard_looks GROUP BY shard") == [("dev", 1), ("gate", 1)]
+    line.evaluated(version, 10)
+    line.evaluated(version, 11, repeat=True)
+    assert line.query("SELECT COUNT(*) FROM shard_looks WHERE shard = 'gate'") == [(2,)]
+    line.evaluated(base_of(line), 0, version.ref)
+    assert line.gate(version).attempt == 2
+
+
 def test_the_same_weights_as_another_version_count(line: World) -> None:
     for number in (1, 2, 3):
         again = line.candidate(base_of(line), value=1.0)

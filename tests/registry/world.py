@@ -156,9 +156,11 @@ class World:
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 
-    def evaluate_job(self, ref: str, template: dict[str, Any], repeat: bool = False) -> EvaluateTask:
+    def evaluate_job(
+        self, ref: str, template: dict[str, Any], repeat: bool = False, shard: str = "gate"
+    ) -> EvaluateTask:
         asked = {"kind": "evaluate", "version": ref, "suites": ["toy"], "template": template, "repeat": repeat}
-        spec = parse_spec(asked)
+        spec = parse_spec(asked | {"shard": shard})
         with self.store.transaction() as tx:
             job = tx.create_job(P, spec)
         return EvaluateTask(
@@ -178,7 +180,7 @@ class World:
             template=TemplateInfo(
                 type=kind, digest=sha256_text(TEMPLATE), source=version.ref, has_own=bool(version.template_digest)
             ),
-            shard="gate",
+            shard=task.spec.shard,
             suites=[SuiteInfo(name="toy", version="1", digest=task.suites[0].digest, num_rows=len(scores))],
             scorer_digest=scorer_digest(),
             generation=GenerationInfo(max_new_tokens=0, max_rows=0, seed=0),
@@ -192,7 +194,7 @@ class World:
                 suite="toy",
                 task="toy",
                 metric="toy",
-                shard="gate",
+                shard=task.spec.shard,
                 wording_id=f"w{number % 60}",
                 cluster_id=f"w{number % 60}",
                 messages_digest=sha256_text(canonical_json({"number": number})),
@@ -206,11 +208,17 @@ class World:
         return EvalRun(header=header, rows=rows)
 
     def evaluated(
-        self, version: VersionRecord, right: int = NUM_ROWS, template_of: str = "", repeat: bool = False, **header: Any
+        self,
+        version: VersionRecord,
+        right: int = NUM_ROWS,
+        template_of: str = "",
+        repeat: bool = False,
+        shard: str = "gate",
+        **header: Any,
     ) -> EvalRunRecord:
         """Rows with the first `right` of 240 answers right; a base answers under the template of `template_of`."""
         template = {"type": "version", "version": template_of} if template_of else {"type": "own"}
-        task = self.evaluate_job(version.ref, template, repeat)
+        task = self.evaluate_job(version.ref, template, repeat, shard)
         if "mark" in header:
             header["repeat"] = header.pop("mark")
         path = self.fresh("rows.jsonl")
