@@ -401,7 +401,8 @@ def test_a_group_above_a_pass_is_cut_into_several_with_the_same_prompt() -> None
         ({"batch": {"overlong": "truncate"}}, "a prompt cannot be cut"),
         ({"loss": {"type": "rloo"}, "beta": 0.1}, "no divergence term"),
         ({"rewards": []}, "at least 1 item"),
-        ({"rewards": [{"type": "checker", "weight": math.inf}]}, "finite"),
+        ({"rewards": [{"type": "checker", "weight": math.inf}]}, "less than or equal to 1000000000"),
+        ({"rewards": [{"type": "checker", "weight": math.nan}]}, "less than or equal to 1000000000"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(options: dict[str, Any], said: str) -> None:

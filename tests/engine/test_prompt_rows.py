@@ -54,7 +54,7 @@ def test_a_system_text_and_tools_are_part_of_it() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"checker": "magic"}, "field checker: no checker 'magic' (known: constraints, exact, final_answer"),
+        ({"checker": "magic"}, "field checker: no checker 'magic' (known: abstains, constraints, exact, final_answer"),
         ({"checker": 3}, "field checker: must be text, not a number"),
         ({"target": None}, "field target.answer: is missing: the checker final_answer needs it"),
         ({"target": {"answers": "4"}}, "field target.answer: is missing"),
